@@ -1,0 +1,43 @@
+"""The command line: one file per command under `commands/`, registered here."""
+
+from typing import Annotated
+
+import typer
+
+from amf import __version__
+from amf.commands.bench import bench
+from amf.commands.demo import demo
+from amf.commands.emulate import emulate
+from amf.commands.replay import replay
+from amf.commands.serve import serve
+
+app = typer.Typer(
+    name="amf",
+    help="Agent Memory Fabric: schedules whole agent pipelines above unmodified LLM engines.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"amf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+for command in (serve, emulate, bench, demo, replay):
+    app.command()(command)
+
+
+def main() -> None:
+    app()

@@ -1,0 +1,47 @@
+"""Every bound and constant of the fabric, by name and unit. Nothing in the core is unbounded or unnamed."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FabricConfig:
+    # Bounds: what the fabric will remember or hold at once.
+    max_live_pipelines: int = 20_000  # more are refused at their first hop
+    max_closed_pipelines: int = 2_000  # summaries kept for /amf/v1/runs
+    pipeline_idle_s: float = 3_600.0  # a pipeline that says nothing for this long is over
+    max_waiting_calls: int = 8_192  # per pool; more are refused
+    max_scan_calls: int = 64  # waiting calls looked at per event and pool
+    no_worker_wait_s: float = 5.0  # how long calls wait for a pool without workers before they are refused
+    max_graphs: int = 1_000  # declared call graphs
+    max_attempts: int = 3  # dispatches of one call before it fails
+    max_profiles: int = 20_000  # learned (graph, hop) positions
+    max_warm_blocks: int = 4_000_000  # block keys in one pool's registry
+    max_alternatives: int = 5  # prices kept in a decision's `because`
+    max_hops_per_pipeline: int = 4_096  # hop names remembered for parents
+
+    # The registry.
+    prediction_ttl_s: float = 3_600.0  # a predicted prefix counts no longer than this after its last use
+    event_lag_s: float = 5.0  # the same on a worker whose KV events we see: truth has arrived by then
+    restore_bytes_per_s: float = 50e9  # loading KV back from a lower tier
+
+    # Routing and hold-back (docs/decisions/003-hold-back.md has the evidence for each).
+    cold_tokens: int = 32_000  # a call with more than this to prefill is cold
+    hold_fraction: float = 0.5  # share of the break-even time for which an idle context is protected
+    max_cold_prefills: int = 1  # per worker
+    lapse_s: float = 1_200.0  # a call that waited this long no longer yields to idle contexts
+    start_soon_s: float = 1.0  # bind to a worker only if its prefill backlog is at most this
+    interference_share: float = 0.3  # share of a prefill's seconds that each running decode loses
+    tick_s: float = 1.0  # look again at held calls at least this often
+
+    # Beliefs before anything was observed.
+    default_output_tokens: int = 256
+    default_gap_s: float = 10.0  # tool or think time between two hops of a pipeline
+    calibration_share: float = 0.1  # weight of a new observation in a worker's speed estimate
+
+    # Baselines' published defaults.
+    affinity_load_factor: float = 1.25  # session-affinity: bounded load
+    prefix_match_ratio: float = 0.3  # prefix-affinity: share of the prompt that must match
+    prefix_balance_calls: int = 64  # prefix-affinity: absolute imbalance that overrides warmth
+    prefix_balance_ratio: float = 1.5  # prefix-affinity: relative imbalance that overrides warmth
+    kv_overlap_weight: float = 1.0  # kv-cost: weight of uncached blocks
+    kv_reuse_threshold_calls: int = 8  # essay: queue depth up to which a warm worker is preferred

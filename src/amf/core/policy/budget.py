@@ -1,0 +1,50 @@
+"""By when must this call be done? Asked again at every look at a waiting call, so slack gained or lost upstream reaches the
+hops that remain."""
+
+from collections.abc import Callable
+
+from amf.core.graph import CallGraph
+from amf.core.policy.interface import View
+from amf.core.state.pipelines import CallState, Pipeline
+
+
+def by_critical_path(pipeline: Pipeline, state: CallState, view: View) -> float | None:
+    """The pipeline's deadline minus the expected seconds of the critical path after this hop, with learned hop times.
+
+    A pipeline that reveals its hops one by one has no known remainder: its calls are due by the pipeline's deadline.
+    """
+    if pipeline.deadline_s is None:
+        return None
+    graph, hop = pipeline.graph, state.call.hop
+    if graph is None or hop not in graph.by_name:
+        return pipeline.deadline_s
+    return pipeline.deadline_s - graph.remaining_s(hop, _hop_seconds(graph, view))
+
+
+def static_split(pipeline: Pipeline, state: CallState, view: View) -> float | None:
+    """The essay's static budgets: each hop's share of the SLO is its share of the sum of all hops, fixed at the start."""
+    if pipeline.deadline_s is None:
+        return None
+    graph, hop = pipeline.graph, state.call.hop
+    if graph is None or hop not in graph.by_name:
+        return pipeline.deadline_s
+    seconds = _hop_seconds(graph, view)
+    costs = {name: seconds(name) for name in graph.order}
+    total_s = sum(costs.values())
+    if total_s <= 0.0:
+        return pipeline.deadline_s
+    spent_s = sum(costs[name] for name in graph.order[: graph.order.index(hop) + 1])
+    return pipeline.opened_s + (pipeline.deadline_s - pipeline.opened_s) * spent_s / total_s
+
+
+def no_budget(pipeline: Pipeline, state: CallState, view: View) -> float | None:
+    """Baselines that know no deadlines still report the pipeline's."""
+    return pipeline.deadline_s
+
+
+def _hop_seconds(graph: CallGraph, view: View) -> Callable[[str], float]:
+    def seconds(name: str) -> float:
+        hop = graph.by_name[name]
+        return view.profiles.expected_service_s(graph.name, name, hop.pool) or hop.expected_s or 0.0
+
+    return seconds

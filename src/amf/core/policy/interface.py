@@ -1,0 +1,73 @@
+"""What a policy sees, what it answers, and the bundle of choices a fabric runs with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from amf.core.config import FabricConfig
+from amf.core.decisions import Because
+from amf.core.state.lanes import Lanes
+from amf.core.state.pipelines import CallState, Pipeline, Pipelines
+from amf.core.state.profiles import Profiles
+from amf.core.state.warmth import Warmth
+from amf.core.state.workers import WorkerState
+from amf.core.types import Call
+
+
+@dataclass(slots=True, kw_only=True)
+class View:
+    """The state as policies may read it, at one moment."""
+
+    now_s: float
+    config: FabricConfig
+    pipelines: Pipelines
+    profiles: Profiles
+    lanes: Lanes
+
+
+@dataclass(slots=True, kw_only=True)
+class PoolView(View):
+    """One pool: its usable workers by name, its registry, and how many calls it was ever given (for round-robin)."""
+
+    pool: str
+    workers: list[WorkerState]
+    warmth: Warmth
+    dispatched: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """May a pipeline start? Refused when `code` is set."""
+
+    because: Because
+    code: str = ""
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a waiting call goes now. `worker` None: it waits, and holding is the decision. `hit_tokens` None: the rule did
+    not look at warmth."""
+
+    worker: str | None
+    because: Because
+    hit_tokens: int | None = None
+
+
+Admit = Callable[[Call, View], Verdict]
+Budget = Callable[[Pipeline, CallState, View], float | None]
+Order = Callable[[CallState, float | None, View], float]
+Route = Callable[[CallState, PoolView], Placement]
+Retain = Callable[[WorkerState, int, FabricConfig], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policies:
+    """admit: may this pipeline start?  budget: by when (absolute s) must this call be done?  order: latest start (absolute
+    s), lowest goes first.  route: which worker, or none yet?  retain: for how long (s) is this idle context protected?"""
+
+    name: str
+    admit: Admit
+    budget: Budget
+    order: Order
+    route: Route
+    retain: Retain

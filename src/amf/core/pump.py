@@ -1,0 +1,116 @@
+"""Looking at the calls that wait in one pool: by when is each due, in which order, and can one be placed now?
+
+Called whenever something happened that could let a call start. The work is bounded by `max_scan_calls` per look; a call
+that is held is told so once, and the fabric wakes itself to look again.
+"""
+
+from amf.core.config import FabricConfig
+from amf.core.decisions import Because, Decision, Dispatch, Hold, Refuse
+from amf.core.policy.interface import Placement, Policies, PoolView
+from amf.core.state.book import Book
+from amf.core.state.pipelines import CallState
+from amf.core.state.pools import Pool
+from amf.core.state.warmth import COLD
+
+
+def pump(book: Book, policies: Policies, pool: Pool) -> list[Decision]:
+    """Place what can be placed. Returns the decisions in order."""
+    if not pool.waiting:
+        return []
+    if not pool.usable:
+        return _without_workers(book, pool)
+    for worker in pool.usable:
+        worker.pass_due(book.now_s)
+    view = _view(book, pool)
+    decisions: list[Decision] = []
+    for key, due_s, state in _ranked(book, policies, pool, view)[: book.config.max_scan_calls]:
+        placement = policies.route(state, view)
+        if placement.worker is not None:
+            decisions.append(_dispatch(book, state, placement, (key, due_s)))
+            view.dispatched = pool.dispatched
+        elif not state.held:
+            state.held = True
+            decisions.append(Hold(call_id=state.call.call_id, because=placement.because))
+    return decisions
+
+
+def _view(book: Book, pool: Pool) -> PoolView:
+    return PoolView(
+        now_s=book.now_s,
+        config=book.config,
+        pipelines=book.pipelines,
+        profiles=book.profiles,
+        lanes=book.lanes,
+        pool=pool.name,
+        workers=pool.usable,
+        warmth=pool.warmth,
+        dispatched=pool.dispatched,
+    )
+
+
+def _ranked(book: Book, policies: Policies, pool: Pool, view: PoolView) -> list[tuple[float, float | None, CallState]]:
+    ranked = []
+    for state in pool.waiting.values():
+        pipeline = book.pipelines.get(state.call.run_id)
+        assert pipeline is not None
+        due_s = policies.budget(pipeline, state, view)
+        ranked.append((policies.order(state, due_s, view), due_s, state))
+    if len(ranked) > 1:
+        ranked.sort(key=lambda entry: (entry[0], entry[2].arrived_s, entry[2].call.call_id))
+    return ranked
+
+
+def _dispatch(book: Book, state: CallState, placement: Placement, due: tuple[float, float | None]) -> Dispatch:
+    name = placement.worker
+    assert name is not None
+    urgency_s, due_s = due
+    call, pool = state.call, book.pools[state.call.pool]
+    hit_tokens = placement.hit_tokens
+    if hit_tokens is None:
+        hit_tokens = pool.warmth.hits(call.prefix, book.now_s).get(name, COLD).tokens
+    book.send(state, pool.workers[name], hit_tokens)
+    budget_s = slack_s = None
+    if due_s is not None:
+        budget_s = due_s - book.now_s
+        slack_s = budget_s - book.profiles.expected_service_s(call.graph, call.hop, call.pool)
+    return Dispatch(
+        call_id=call.call_id,
+        worker=name,
+        attempt=state.attempt,
+        urgency_s=urgency_s,
+        hit_tokens=hit_tokens,
+        budget_s=budget_s,
+        slack_s=slack_s,
+        because=placement.because,
+    )
+
+
+def _without_workers(book: Book, pool: Pool) -> list[Decision]:
+    """Nobody serves this model now: wait a little for a worker to come back, then refuse."""
+    assert pool.down_since_s is not None
+    patience_s = book.config.no_worker_wait_s
+    decisions: list[Decision] = []
+    because = Because(reason=f"no worker of {pool.name!r} is up")
+    for state in list(pool.waiting.values()):
+        if book.now_s >= max(pool.down_since_s, state.arrived_s) + patience_s:
+            book.stop(state, "refused")
+            message = f"no worker of {pool.name!r} has been up for {book.now_s - pool.down_since_s:.1f} s"
+            message += f"; last failure: {state.last_failure}" if state.last_failure else ""
+            decisions.append(refusal(state.call.call_id, "no_worker", message, retry_after_s=patience_s))
+        elif not state.held:
+            state.held = True
+            decisions.append(Hold(call_id=state.call.call_id, because=because))
+    return decisions
+
+
+def refusal(call_id: str, code: str, message: str, retry_after_s: float | None = None) -> Refuse:
+    """A refusal whose reason is its message."""
+    because = Because(reason=message)
+    return Refuse(call_id=call_id, code=code, message=message, because=because, retry_after_s=retry_after_s)
+
+
+def next_look_s(book: Book, config: FabricConfig) -> float | None:
+    """When waiting calls should be looked at again if nothing else happens; None if none waits."""
+    if not any(pool.waiting for pool in book.pools.values()):
+        return None
+    return max(min(book.now_s + config.tick_s, book.lanes.next_ending_s()), book.now_s + 1e-3)

@@ -1,0 +1,1 @@
+"""Facts. Each has one owner here; policies read them, only `Fabric.handle` changes them."""

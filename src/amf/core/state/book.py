@@ -1,0 +1,261 @@
+"""All facts in one place, and the transitions that keep them consistent with each other.
+
+`Fabric` decides which transition an event calls for; the book carries it out across pipelines, pools, workers, lanes,
+profiles and accounts. No policy is asked here.
+"""
+
+from math import inf
+
+from amf.core.config import FabricConfig
+from amf.core.events import CallFinished
+from amf.core.graph import CallGraph
+from amf.core.state import reports
+from amf.core.state.lanes import Lanes
+from amf.core.state.ledger import Account, charge
+from amf.core.state.pipelines import CallState, CallStatus, Pipeline, Pipelines
+from amf.core.state.pools import Pool
+from amf.core.state.profiles import Profiles
+from amf.core.state.warmth import COLD
+from amf.core.state.workers import Flight, WorkerState
+from amf.core.types import Call, Prefix, Worker
+
+_OUTCOMES = ("finished", "failed", "refused", "cancelled")
+
+
+class Book:
+    def __init__(self, config: FabricConfig) -> None:
+        self.config = config
+        self.now_s = -inf
+        self.pools: dict[str, Pool] = {}
+        self.workers: dict[str, WorkerState] = {}
+        self.graphs: dict[str, CallGraph] = {}
+        self.pipelines = Pipelines()
+        self.profiles = Profiles(config)
+        self.lanes = Lanes()
+        self.account = Account()
+        self.counts = dict.fromkeys(("opened", "closed", "calls", *_OUTCOMES, "retried"), 0)
+        self.closed: dict[str, dict[str, object]] = {}
+
+    def advance(self, now_s: float) -> None:
+        self.now_s = now_s
+        self.lanes.advance(now_s)
+
+    # Pipelines and their calls.
+
+    def declare(self, graph: CallGraph) -> None:
+        self.graphs.pop(graph.name, None)
+        self.graphs[graph.name] = graph
+        if len(self.graphs) > self.config.max_graphs:
+            del self.graphs[next(iter(self.graphs))]
+
+    def open(self, call: Call) -> Pipeline:
+        pipeline = Pipeline(
+            run_id=call.run_id,
+            graph_name=call.graph,
+            graph=self.graphs.get(call.graph),
+            opened_s=self.now_s,
+            deadline_s=call.deadline_s,
+            slo_class=call.slo_class,
+            tenant=call.tenant,
+            identity=call.identity,
+            last_event_s=self.now_s,
+            account=Account(),
+        )
+        self.pipelines.open(pipeline)
+        self.counts["opened"] += 1
+        return pipeline
+
+    def enter(self, pipeline: Pipeline, call: Call) -> CallState:
+        """A call joins its pipeline and waits in its pool."""
+        if pipeline.deadline_s is None:
+            pipeline.deadline_s = call.deadline_s
+        pipeline.final_seen = pipeline.final_seen or call.final
+        pipeline.pools[call.pool] = None
+        if pipeline.last_finish_s is not None and not pipeline.live:
+            self.profiles.observe_gap(call, self.now_s - pipeline.last_finish_s)
+        state = CallState(call, self.now_s, pipeline.calls)
+        state.expected_output_tokens = self.profiles.expected_output_tokens(call)
+        pipeline.calls += 1
+        self.counts["calls"] += 1
+        if len(pipeline.edges) < self.config.max_hops_per_pipeline:
+            pipeline.edges.update({(parent, state.hop_id): None for parent in call.parents})
+        self.pipelines.add_call(state)
+        self.pipelines.touch(call.run_id, self.now_s)
+        pool = self.pools[call.pool]
+        pool.waiting[call.call_id] = state
+        self._await_in_lane(state, pool)
+        return state
+
+    def send(self, state: CallState, worker: WorkerState, hit_tokens: int) -> Flight:
+        """A waiting call goes to a worker."""
+        call, pool = state.call, self.pools[state.call.pool]
+        del pool.waiting[call.call_id]
+        state.status = CallStatus.RUNNING
+        state.attempt += 1
+        state.worker = worker.name
+        state.dispatched_s = self.now_s
+        state.held = False
+        pool.dispatched += 1
+        prefill_s = worker.prefill_s(call.prompt_tokens - hit_tokens, hit_tokens)
+        backlog_s = worker.backlog_s(self.now_s)
+        flight = Flight(
+            call_id=call.call_id,
+            attempt=state.attempt,
+            prompt_tokens=call.prompt_tokens,
+            hit_tokens=hit_tokens,
+            footprint_tokens=call.prompt_tokens + int(state.expected_output_tokens),
+            prefill_s=prefill_s,
+            sent_s=self.now_s,
+            due_s=self.now_s + backlog_s + prefill_s,
+            backlog_s=backlog_s,
+            streams=call.streams,
+            cold=call.prompt_tokens - hit_tokens > self.config.cold_tokens,
+            used_s=pool.warmth.dispatched(worker.name, call.prefix, self.now_s),
+        )
+        worker.start(flight)
+        self.lanes.sent(call.run_id, call.pool, worker.name, call.prefix)
+        return flight
+
+    def running(self, call_id: str, attempt: int) -> CallState | None:
+        """The call, if this news of it is not stale."""
+        state = self.pipelines.call(call_id)
+        if state is None or state.status is not CallStatus.RUNNING or state.attempt != attempt:
+            return None
+        return state
+
+    def land(self, state: CallState) -> tuple[WorkerState, Flight] | None:
+        """Where a running call flies; None if its worker is gone."""
+        worker = self.workers.get(state.worker)
+        flight = worker.flights.get(state.call.call_id) if worker else None
+        return (worker, flight) if worker and flight and flight.attempt == state.attempt else None
+
+    def finish(self, state: CallState, event: CallFinished) -> tuple[Pipeline, WorkerState | None]:
+        """An attempt completed: charge it, learn from it, correct the registry. The lane is left to the caller to settle."""
+        call, pool = state.call, self.pools[state.call.pool]
+        pipeline = self.leave(state, "finished")
+        if len(pipeline.hops) < self.config.max_hops_per_pipeline:
+            pipeline.hops[state.hop_id] = pipeline.hops.get(state.hop_id, 0) + 1
+        pipeline.last_finish_s = self.now_s
+        service_s = self.now_s - state.dispatched_s
+        self.profiles.observe_call(call, event.output_tokens, service_s)
+        landed = self.land(state)
+        if landed is None:
+            return pipeline, None
+        worker, flight = landed
+        worker.end(call.call_id, self.now_s, event.output_tokens)
+        pool.warmth.ended(worker.name, call.prefix, self.now_s, completed=True)
+        if event.cached_tokens is not None:
+            pool.warmth.correct(worker.name, flight.hit_tokens, event.cached_tokens, flight.used_s)
+        cached_tokens = min(
+            flight.hit_tokens if event.cached_tokens is None else event.cached_tokens, event.prompt_tokens
+        )
+        account = charge(worker, (event.prompt_tokens, cached_tokens, event.output_tokens), state.known_tokens)
+        account.service_s, account.queue_s = service_s, state.dispatched_s - state.arrived_s
+        pipeline.account.add(account)
+        self.account.add(account)
+        return pipeline, worker
+
+    def abandon(self, state: CallState) -> None:
+        """An attempt ended without an answer: give back what it held on its worker."""
+        landed = self.land(state)
+        if landed is None:
+            return
+        worker, flight = landed
+        worker.end(state.call.call_id, self.now_s, None)
+        completed = flight.first_token_s is not None
+        self.pools[state.call.pool].warmth.ended(worker.name, state.call.prefix, self.now_s, completed)
+        self.lanes.ended(state.call.run_id, state.call.pool, 0, 0.0, 0.0)
+
+    def requeue(self, state: CallState) -> None:
+        """A running call without a first byte waits again, for another worker."""
+        state.excluded = (*state.excluded, state.worker)
+        state.status, state.worker = CallStatus.WAITING, ""
+        pool = self.pools[state.call.pool]
+        pool.waiting[state.call.call_id] = state
+        self._await_in_lane(state, pool)
+        self.counts["retried"] += 1
+
+    def stop(self, state: CallState, outcome: str) -> None:
+        """End a call without an answer, wherever it is."""
+        if state.status is CallStatus.WAITING:
+            del self.pools[state.call.pool].waiting[state.call.call_id]
+            self.lanes.left(state.call.run_id, state.call.pool)
+        else:
+            self.abandon(state)
+        self.leave(state, outcome)
+
+    def leave(self, state: CallState, outcome: str) -> Pipeline:
+        """The call ends, exactly once; `outcome` is one of finished, failed, refused, cancelled."""
+        self.pipelines.end_call(state.call.call_id)
+        pipeline = self.pipelines.get(state.call.run_id)
+        assert pipeline is not None
+        setattr(pipeline, outcome, getattr(pipeline, outcome) + 1)
+        self.counts[outcome] += 1
+        self.pipelines.touch(pipeline.run_id, self.now_s)
+        return pipeline
+
+    def close(self, run_id: str, why: str) -> None:
+        """The pipeline is over: only its summary is kept."""
+        pipeline = self.pipelines.close(run_id)
+        self.lanes.close(run_id, tuple(pipeline.pools))
+        self.closed.pop(run_id, None)
+        self.closed[run_id] = {**reports.of_pipeline(pipeline, self.now_s), "status": why}
+        self.counts["closed"] += 1
+        if len(self.closed) > self.config.max_closed_pipelines:
+            del self.closed[next(iter(self.closed))]
+
+    # Workers.
+
+    def add_worker(self, spec: Worker) -> Pool:
+        pool = self.pools.get(spec.pool)
+        if pool is None:
+            pool = self.pools[spec.pool] = Pool(spec.pool, self.config)
+        worker = self.workers[spec.name] = WorkerState(spec, self.config)
+        pool.add(worker, self.now_s)
+        return pool
+
+    def remove_worker(self, name: str) -> tuple[Pool, list[CallState]]:
+        """Forget the worker. Returns its pool and the calls that ran there and have no first byte yet."""
+        worker = self.workers.pop(name)
+        pool = self.pools[worker.spec.pool]
+        pool.remove(name, self.now_s)
+        states = [state for state in map(self.pipelines.call, worker.flights) if state is not None]
+        for state in states:  # a lane may live on another worker by now
+            self.lanes.ended(state.call.run_id, state.call.pool, 0, 0.0, 0.0)
+        self.lanes.drop_worker(name)
+        return pool, [state for state in states if state.first_token_s is None]
+
+    def check_invariants(self) -> None:
+        self.pipelines.check_invariants()
+        self.lanes.check_invariants()
+        for pool in self.pools.values():
+            pool.check_invariants()
+        for state in self.pipelines.calls():
+            waits = state.call.call_id in self.pools[state.call.pool].waiting
+            assert waits == (state.status is CallStatus.WAITING)
+        flights = sorted(call_id for worker in self.workers.values() for call_id in worker.flights)
+        running = {s.call.call_id for s in self.pipelines.calls() if s.status is CallStatus.RUNNING}
+        assert len(flights) == len(set(flights)) and running.issuperset(flights)
+        assert self.counts["calls"] == len(self.pipelines.calls()) + sum(self.counts[name] for name in _OUTCOMES)
+
+    def _await_in_lane(self, state: CallState, pool: Pool) -> None:
+        """Note what the pipeline had computed before, and whether its context is still warm enough to protect."""
+        call = state.call
+        lane = self.lanes.get(call.run_id, call.pool)
+        if lane is None:
+            return
+        state.known_tokens = max(state.known_tokens, shared_tokens(lane.prefix, call.prefix))
+        hit_tokens = pool.warmth.hits(call.prefix, self.now_s).get(lane.worker, COLD).tokens
+        self.lanes.arrived(call.run_id, call.pool, call.prompt_tokens - hit_tokens <= self.config.cold_tokens)
+
+
+def shared_tokens(one: Prefix, other: Prefix) -> int:
+    """Tokens of the longest common prefix, by bisection on the chained keys; counted as `other` counts them."""
+    low, high = 0, min(len(one.keys), len(other.keys))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one.keys[middle - 1] == other.keys[middle - 1]:
+            low = middle
+        else:
+            high = middle - 1
+    return other.tokens_at(low)

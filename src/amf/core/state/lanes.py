@@ -1,0 +1,167 @@
+"""Where each pipeline lives, and which idle contexts are worth their memory.
+
+A *lane* is one pipeline's conversation with one pool: the worker that holds its context, how large that is, and whether a
+call of it is in flight, waiting with us, or neither (*idle*: a tool or a person is busy). Idle contexts are *protected*
+for a while after the last call ended; a lane is a *resident* of its worker while it is likely to come back. Both end by
+time alone, so a heap of endings keeps each worker's sums current instead of a scan per decision.
+"""
+
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from math import inf
+
+from amf.core.types import Prefix
+
+
+@dataclass(slots=True)
+class Lane:
+    run_id: str
+    pool: str
+    worker: str
+    prefix: Prefix
+    context_tokens: int
+    in_flight: int = 0
+    waiting: int = 0
+    idle_since_s: float = inf
+    protected_until_s: float = -inf
+    resident_until_s: float = inf
+
+    @property
+    def idle(self) -> bool:
+        return not self.in_flight
+
+
+class Home:
+    """One worker's lanes and their sums."""
+
+    __slots__ = ("lanes", "protected_tokens", "residents", "waiting_tokens")
+
+    def __init__(self) -> None:
+        self.lanes: dict[tuple[str, str], Lane] = {}
+        self.protected_tokens = 0  # idle, within their protection
+        self.waiting_tokens = 0  # idle on the worker while their next call waits with us
+        self.residents = 0
+
+
+class Lanes:
+    """Every change takes a lane out of its home's sums, edits it, and puts it back: the sums cannot drift."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[tuple[str, str], Lane] = {}
+        self._homes: dict[str, Home] = {}
+        self._endings: list[tuple[float, str]] = []  # (when, worker)
+        self._now_s = -inf
+
+    def get(self, run_id: str, pool: str) -> Lane | None:
+        return self._lanes.get((run_id, pool))
+
+    def home(self, worker: str) -> Home:
+        return self._homes.setdefault(worker, Home())
+
+    def advance(self, now_s: float) -> None:
+        """Let protections and residences end that are due by now."""
+        self._now_s = now_s
+        due: dict[str, None] = {}
+        while self._endings and self._endings[0][0] <= now_s:
+            due[heappop(self._endings)[1]] = None
+        for worker in due:
+            if worker in self._homes:
+                self._recount(self._homes[worker])
+
+    def next_ending_s(self) -> float:
+        return self._endings[0][0] if self._endings else inf
+
+    def arrived(self, run_id: str, pool: str, still_warm: bool) -> None:
+        """The lane's next call waits with us. A context that is warm no more is worth no protection."""
+        lane = self._take(run_id, pool)
+        if lane is not None:
+            lane.waiting += 1
+            if not still_warm:
+                lane.context_tokens = 0
+            self._put(lane)
+
+    def left(self, run_id: str, pool: str) -> None:
+        """A waiting call ended without being sent."""
+        lane = self._take(run_id, pool)
+        if lane is not None:
+            lane.waiting = max(0, lane.waiting - 1)
+            self._put(lane)
+
+    def sent(self, run_id: str, pool: str, worker: str, prefix: Prefix) -> None:
+        """A waiting call of the lane was sent to this worker, which is its home from now on."""
+        lane = self._take(run_id, pool)
+        if lane is None:
+            lane = Lane(run_id, pool, worker, prefix, 0, waiting=1)
+            self._lanes[(run_id, pool)] = lane
+        lane.worker, lane.prefix = worker, prefix
+        lane.waiting = max(0, lane.waiting - 1)
+        lane.in_flight += 1
+        lane.context_tokens = prefix.total_tokens
+        lane.resident_until_s = inf
+        self._put(lane)
+
+    def ended(self, run_id: str, pool: str, context_tokens: int, protect_s: float, reside_s: float) -> None:
+        """An attempt ended; with the last one the lane is idle, protected and resident for these many seconds."""
+        lane = self._take(run_id, pool)
+        if lane is None:
+            return
+        lane.in_flight = max(0, lane.in_flight - 1)
+        lane.context_tokens = context_tokens
+        lane.idle_since_s = self._now_s
+        lane.protected_until_s = self._now_s + protect_s
+        lane.resident_until_s = self._now_s + reside_s
+        self._put(lane)
+
+    def close(self, run_id: str, pools: tuple[str, ...]) -> None:
+        for pool in pools:
+            if self._take(run_id, pool) is not None:
+                del self._lanes[(run_id, pool)]
+
+    def drop_worker(self, worker: str) -> None:
+        home = self._homes.pop(worker, None)
+        for key in list(home.lanes) if home else ():
+            del self._lanes[key]
+
+    def check_invariants(self) -> None:
+        for worker, home in self._homes.items():
+            lanes = home.lanes.values()
+            assert all(lane.worker == worker for lane in lanes)
+            assert home.waiting_tokens == sum(lane.context_tokens for lane in lanes if self._waits(lane))
+            assert home.protected_tokens == sum(lane.context_tokens for lane in lanes if self._protected(lane))
+            assert home.residents == sum(1 for lane in lanes if lane.resident_until_s > self._now_s)
+        assert len(self._lanes) == sum(len(home.lanes) for home in self._homes.values())
+
+    def _waits(self, lane: Lane) -> bool:
+        return lane.idle and lane.waiting > 0
+
+    def _protected(self, lane: Lane) -> bool:
+        return lane.idle and not lane.waiting and lane.protected_until_s > self._now_s
+
+    def _take(self, run_id: str, pool: str) -> Lane | None:
+        lane = self._lanes.get((run_id, pool))
+        if lane is not None:
+            home = self._homes[lane.worker]
+            del home.lanes[(run_id, pool)]
+            self._count(home, lane, -1)
+        return lane
+
+    def _put(self, lane: Lane) -> None:
+        home = self.home(lane.worker)
+        home.lanes[(lane.run_id, lane.pool)] = lane
+        self._count(home, lane, 1)
+        for end_s in (lane.protected_until_s, lane.resident_until_s):
+            if self._now_s < end_s < inf:
+                heappush(self._endings, (end_s, lane.worker))
+
+    def _count(self, home: Home, lane: Lane, sign: int) -> None:
+        if self._waits(lane):
+            home.waiting_tokens += sign * lane.context_tokens
+        elif self._protected(lane):
+            home.protected_tokens += sign * lane.context_tokens
+        if lane.resident_until_s > self._now_s:
+            home.residents += sign
+
+    def _recount(self, home: Home) -> None:
+        home.waiting_tokens = home.protected_tokens = home.residents = 0
+        for lane in home.lanes.values():
+            self._count(home, lane, 1)

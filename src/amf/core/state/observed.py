@@ -1,0 +1,121 @@
+"""Observed warmth: what the workers of one pool say they hold (engine KV events), block by block.
+
+Each key maps to a bit mask of workers per tier. Engines may store one block twice, so copies are counted; a block is warm
+while at least one copy remains. What a worker holds is nearly always closed under "prefix of" (engines evict tails first),
+so the depth of a match is found by bisection on the masks, all workers at once; the answer is spot-checked and falls
+back to a walk when an interior block is missing.
+"""
+
+from amf.core.types import Prefix, Tier
+
+
+class Observed:
+    def __init__(self) -> None:
+        self._masks: dict[Tier, dict[int, int]] = {tier: {} for tier in Tier}
+        self._copies: dict[tuple[Tier, int, int], int] = {}  # (tier, bit, key) -> copies beyond the first
+        self._bits: dict[str, int] = {}
+
+    def add_worker(self, worker: str) -> None:
+        self.clear_worker(worker)
+        if worker not in self._bits:
+            used = sum(self._bits.values())
+            bit = 1
+            while used & bit:
+                bit <<= 1
+            self._bits[worker] = bit
+
+    def drop_worker(self, worker: str) -> None:
+        self.clear_worker(worker)
+        self._bits.pop(worker, None)
+
+    def clear_worker(self, worker: str) -> None:
+        bit = self._bits.get(worker, 0)
+        if not bit:
+            return
+        for masks in self._masks.values():
+            for key in [key for key, mask in masks.items() if mask & bit]:
+                self._unset(masks, key, bit)
+        self._copies = {entry: count for entry, count in self._copies.items() if entry[1] != bit}
+
+    def stored(self, worker: str, keys: tuple[int, ...], tier: Tier) -> None:
+        bit = self._bits.get(worker, 0)
+        if not bit:
+            return
+        masks = self._masks[tier]
+        for key in keys:
+            mask = masks.get(key, 0)
+            if mask & bit:
+                entry = (tier, bit, key)
+                self._copies[entry] = self._copies.get(entry, 0) + 1
+            else:
+                masks[key] = mask | bit
+
+    def evicted(self, worker: str, keys: tuple[int, ...], tier: Tier) -> None:
+        bit = self._bits.get(worker, 0)
+        masks = self._masks[tier]
+        for key in keys:
+            if not masks.get(key, 0) & bit:
+                continue
+            entry = (tier, bit, key)
+            copies = self._copies.get(entry, 0)
+            if copies > 1:
+                self._copies[entry] = copies - 1
+            elif copies:
+                del self._copies[entry]
+            else:
+                self._unset(masks, key, bit)
+
+    def hits(self, prefix: Prefix) -> dict[str, tuple[int, int]]:
+        """Worker -> (tokens warm in any tier, tokens of these in HBM). Workers with none are absent."""
+        if not prefix.keys or not self._bits:
+            return {}
+        fast = self._depths(prefix.keys, (Tier.HBM,))
+        lower = [tier for tier in Tier if tier is not Tier.HBM and self._masks[tier]]
+        deep = self._depths(prefix.keys, (Tier.HBM, *lower)) if lower else fast
+        return {
+            name: (prefix.tokens_at(deep[bit]), prefix.tokens_at(fast.get(bit, 0)))
+            for name, bit in self._bits.items()
+            if deep.get(bit)
+        }
+
+    def blocks(self, worker: str) -> int:
+        bit = self._bits.get(worker, 0)
+        return sum(1 for masks in self._masks.values() for mask in masks.values() if mask & bit)
+
+    def _unset(self, masks: dict[int, int], key: int, bit: int) -> None:
+        mask = masks[key] & ~bit
+        if mask:
+            masks[key] = mask
+        else:
+            del masks[key]
+
+    def _holders(self, key: int, tiers: tuple[Tier, ...]) -> int:
+        mask = 0
+        for tier in tiers:
+            mask |= self._masks[tier].get(key, 0)
+        return mask
+
+    def _depths(self, keys: tuple[int, ...], tiers: tuple[Tier, ...]) -> dict[int, int]:
+        """Bit -> number of leading keys held, for workers that hold the first."""
+        everyone = self._holders(keys[0], tiers)
+        depths: dict[int, int] = {}
+        spans = [(1, len(keys), everyone)] if everyone else []
+        while spans:
+            low, high, mask = spans.pop()  # every worker in `mask` holds keys[:low] and at most keys[:high]
+            if low == high:
+                while mask:
+                    bit = mask & -mask
+                    depths[bit] = low
+                    mask ^= bit
+                continue
+            middle = (low + high + 1) // 2
+            deeper = self._holders(keys[middle - 1], tiers) & mask
+            if deeper:
+                spans.append((middle, high, deeper))
+            if mask ^ deeper:
+                spans.append((low, middle - 1, mask ^ deeper))
+        for bit, depth in depths.items():
+            checks = (keys[depth // 4], keys[depth // 2], keys[depth * 3 // 4]) if depth > 3 else keys[:depth]
+            if not all(self._holders(key, tiers) & bit for key in checks):
+                depths[bit] = next(i for i, key in enumerate(keys) if not self._holders(key, tiers) & bit)
+        return depths

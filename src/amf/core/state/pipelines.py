@@ -1,0 +1,121 @@
+"""Every live pipeline and every call that has not ended. A call is WAITING with us or RUNNING on a worker; when it ends it
+leaves here and lives on only in its pipeline's account. Each call ends exactly once."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from amf.core.graph import CallGraph
+from amf.core.state.ledger import Account
+from amf.core.types import Call, SloClass
+
+
+class CallStatus(StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+
+
+@dataclass(slots=True)
+class CallState:
+    call: Call
+    arrived_s: float
+    number: int  # position among the pipeline's calls, from 0
+    status: CallStatus = CallStatus.WAITING
+    attempt: int = 0
+    worker: str = ""
+    dispatched_s: float = 0.0
+    first_token_s: float | None = None
+    expected_output_tokens: float = 0.0
+    excluded: tuple[str, ...] = ()  # workers where it failed
+    last_failure: str = ""
+    held: bool = False  # a Hold was said for this wait
+    known_tokens: int = 0  # prefix its pipeline had computed before, anywhere
+
+    @property
+    def hop_id(self) -> str:
+        return self.call.hop or str(self.number)
+
+
+@dataclass(slots=True)
+class Pipeline:
+    run_id: str
+    graph_name: str
+    graph: CallGraph | None
+    opened_s: float
+    deadline_s: float | None
+    slo_class: SloClass
+    tenant: str
+    identity: str
+    last_event_s: float
+    account: Account
+    live: dict[str, CallState] = field(default_factory=dict)
+    hops: dict[str, int] = field(default_factory=dict)  # hop -> calls of it that finished
+    edges: dict[tuple[str, str], None] = field(default_factory=dict)  # revealed (parent hop, hop)
+    pools: dict[str, None] = field(default_factory=dict)
+    calls: int = 0
+    finished: int = 0
+    failed: int = 0
+    refused: int = 0
+    cancelled: int = 0
+    final_seen: bool = False
+    last_finish_s: float | None = None
+
+
+class Pipelines:
+    """Live pipelines in order of last activity, and an index of live calls."""
+
+    def __init__(self) -> None:
+        self._live: dict[str, Pipeline] = {}
+        self._calls: dict[str, CallState] = {}
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def get(self, run_id: str) -> Pipeline | None:
+        return self._live.get(run_id)
+
+    def live(self) -> list[Pipeline]:
+        """Least recently active first."""
+        return list(self._live.values())
+
+    def call(self, call_id: str) -> CallState | None:
+        return self._calls.get(call_id)
+
+    def calls(self) -> list[CallState]:
+        return list(self._calls.values())
+
+    def open(self, pipeline: Pipeline) -> None:
+        self._live[pipeline.run_id] = pipeline
+
+    def touch(self, run_id: str, now_s: float) -> None:
+        pipeline = self._live.pop(run_id, None)
+        if pipeline is not None:
+            pipeline.last_event_s = now_s
+            self._live[run_id] = pipeline
+
+    def add_call(self, state: CallState) -> None:
+        self._calls[state.call.call_id] = state
+        self._live[state.call.run_id].live[state.call.call_id] = state
+
+    def end_call(self, call_id: str) -> CallState:
+        state = self._calls.pop(call_id)
+        del self._live[state.call.run_id].live[call_id]
+        return state
+
+    def close(self, run_id: str) -> Pipeline:
+        pipeline = self._live.pop(run_id)
+        assert not pipeline.live, "a pipeline was closed with calls still live"
+        return pipeline
+
+    def idle_since(self, limit_s: float) -> list[str]:
+        """Runs without a live call whose last activity was at or before `limit_s`, oldest first."""
+        idle: list[str] = []
+        for run_id, pipeline in self._live.items():
+            if pipeline.last_event_s > limit_s:
+                break
+            if not pipeline.live:
+                idle.append(run_id)
+        return idle
+
+    def check_invariants(self) -> None:
+        owned = [call_id for pipeline in self._live.values() for call_id in pipeline.live]
+        assert sorted(owned) == sorted(self._calls)

@@ -1,0 +1,88 @@
+"""What was learned about lengths and times, by position in a call graph: (graph, hop), else the pool, else a default.
+
+A running mean with its count stands behind every prediction; `evidence` says how much. Bounded by the least recently
+updated position.
+"""
+
+from amf.core.config import FabricConfig
+from amf.core.types import Call
+
+
+class Mean:
+    """A mean that follows slow change: exact up to 1 / `floor` observations, exponentially weighted after."""
+
+    __slots__ = ("count", "floor", "value")
+
+    def __init__(self, value: float, floor: float = 0.02) -> None:
+        self.value = value
+        self.count = 0
+        self.floor = floor
+
+    def observe(self, value: float) -> None:
+        self.count += 1
+        self.value += (value - self.value) * max(1.0 / self.count, self.floor)
+
+
+class Profile:
+    __slots__ = ("gap_s", "output_tokens", "service_s")
+
+    def __init__(self, config: FabricConfig) -> None:
+        self.output_tokens = Mean(config.default_output_tokens)
+        self.service_s = Mean(0.0)
+        self.gap_s = Mean(config.default_gap_s)
+
+
+class Profiles:
+    def __init__(self, config: FabricConfig) -> None:
+        self._config = config
+        self._default = Profile(config)
+        self._positions: dict[tuple[str, str], Profile] = {}
+        self._pools: dict[str, Profile] = {}
+
+    def observe_call(self, call: Call, output_tokens: int, service_s: float) -> None:
+        for profile in self._owners(call):
+            profile.output_tokens.observe(output_tokens)
+            profile.service_s.observe(service_s)
+
+    def observe_gap(self, call: Call, gap_s: float) -> None:
+        for profile in self._owners(call):
+            profile.gap_s.observe(gap_s)
+
+    def expected_output_tokens(self, call: Call) -> float:
+        """Mean output at this position, never above the call's own limit."""
+        expected = self._best(call.graph, call.hop, call.pool).output_tokens.value
+        return min(expected, call.max_output_tokens) if call.max_output_tokens is not None else expected
+
+    def expected_service_s(self, graph: str, hop: str, pool: str) -> float:
+        """Mean seconds from dispatch to the end; 0 while nothing is known."""
+        return self._best(graph, hop, pool).service_s.value
+
+    def expected_gap_s(self, call: Call) -> float:
+        """Mean tool or think time before the next hop of a pipeline in this pool."""
+        return self._best(call.graph, call.hop, call.pool).gap_s.value
+
+    def duty(self, pool: str) -> tuple[float, float]:
+        """(share of its life that a pipeline spends in service here, mean seconds of a call)."""
+        profile = self._pools.get(pool, self._default)
+        service_s = profile.service_s.value
+        return service_s / (service_s + profile.gap_s.value) if service_s else 0.0, service_s
+
+    def evidence(self, graph: str, hop: str, pool: str) -> int:
+        return self._best(graph, hop, pool).service_s.count
+
+    def _best(self, graph: str, hop: str, pool: str) -> Profile:
+        found = self._positions.get((graph, hop)) if hop else None
+        if found is None or not found.service_s.count:
+            found = self._pools.get(pool, self._default)
+        return found
+
+    def _owners(self, call: Call) -> list[Profile]:
+        owners = [self._pools.setdefault(call.pool, Profile(self._config))]
+        if call.hop:
+            position = (call.graph, call.hop)
+            profile = self._positions.pop(position, None) or Profile(self._config)
+            self._positions[position] = profile
+            if len(self._positions) > self._config.max_profiles:
+                del self._positions[next(iter(self._positions))]
+            owners.append(profile)
+        return owners

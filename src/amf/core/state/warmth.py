@@ -1,0 +1,116 @@
+"""The prefix registry: per pool, which prefixes are warm on which worker, how sure that is, and how wrong it has been.
+
+Two sources, kept apart. *Observed* blocks are engine truth from KV events. *Predicted* prefixes are what our own dispatches
+must have left behind. On a worker whose events we see, a prediction only bridges the lag until truth arrives
+(`event_lag_s` after the call's end); elsewhere it lives until the LRU estimate evicts it, it expires, or the engine's
+reported `cached_tokens` disproves it (`correct`). Belief is never more than a belief: `drift` records its error.
+"""
+
+from dataclasses import dataclass
+
+from amf.core.config import FabricConfig
+from amf.core.state.observed import Observed
+from amf.core.state.prefix_tree import PrefixTree
+from amf.core.types import Prefix, Tier, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """Tokens of a prompt warm on a worker: in any tier, and of these in HBM. The rest must be loaded back."""
+
+    tokens: int
+    hbm_tokens: int
+
+
+COLD = Hit(0, 0)
+
+
+@dataclass(slots=True)
+class Drift:
+    """How belief compared with what a worker reported. Tokens."""
+
+    calls: int = 0
+    overestimated_tokens: int = 0
+    underestimated_tokens: int = 0
+    forgotten_tokens: int = 0
+
+
+class Warmth:
+    def __init__(self, config: FabricConfig) -> None:
+        self._config = config
+        self._predicted = PrefixTree(config.max_warm_blocks)
+        self._observed = Observed()
+        self._has_events: dict[str, bool] = {}
+        self._block_tokens: dict[str, int] = {}
+        self.drift: dict[str, Drift] = {}
+
+    def add_worker(self, worker: Worker) -> None:
+        self._predicted.add_worker(worker.name, worker.kv_tokens)
+        self._observed.add_worker(worker.name)
+        self._has_events[worker.name] = worker.has_kv_events
+        self._block_tokens[worker.name] = worker.block_tokens
+        self.drift[worker.name] = Drift()
+
+    def drop_worker(self, name: str) -> None:
+        self._predicted.drop_worker(name)
+        self._observed.drop_worker(name)
+        for table in (self._has_events, self._block_tokens, self.drift):
+            table.pop(name, None)
+
+    def clear_worker(self, name: str) -> None:
+        """Events were lost or the cache was reset: nothing but what is in flight is believed."""
+        self._observed.clear_worker(name)
+        self._predicted.clear_worker(name)
+
+    def stored(self, name: str, keys: tuple[int, ...], tier: Tier) -> None:
+        self._observed.stored(name, keys, tier)
+
+    def evicted(self, name: str, keys: tuple[int, ...], tier: Tier) -> None:
+        self._observed.evicted(name, keys, tier)
+
+    def hits(self, prefix: Prefix, now_s: float) -> dict[str, Hit]:
+        """Worker -> warm tokens of this prompt. In-flight warmth counts; workers without any are absent. At least one
+        token is always left to compute, as in every engine."""
+        most = max(prefix.total_tokens - 1, 0)
+        found = {name: Hit(min(n, most), min(n, most)) for name, n in self._predicted.hits(prefix, now_s).items()}
+        for name, (tokens, hbm_tokens) in self._observed.hits(prefix).items():
+            known = found.get(name, COLD)
+            if tokens > known.tokens:
+                found[name] = Hit(min(tokens, most), min(max(hbm_tokens, known.hbm_tokens), most))
+        return found
+
+    def dispatched(self, name: str, prefix: Prefix, now_s: float) -> float:
+        """A call was sent. Returns when its warm part was last used before (for `correct`)."""
+        used_s = self._predicted.last_use_s(name, prefix)
+        self._predicted.pin(name, prefix, now_s)
+        return used_s
+
+    def ended(self, name: str, prefix: Prefix, now_s: float, completed: bool) -> None:
+        """The call ended there. Only a completed prefill is believed to have left the whole prompt behind."""
+        lag_s = self._config.event_lag_s if self._has_events.get(name) else self._config.prediction_ttl_s
+        self._predicted.unpin(name, prefix, now_s, now_s + lag_s if completed else now_s)
+
+    def correct(self, name: str, believed_tokens: int, reported_tokens: int, used_s: float) -> None:
+        """Compare a hit believed at dispatch with the engine's report. A miss beyond rounding means the engine evicted what
+        was last used at `used_s`, so under LRU all that is older is gone as well."""
+        drift = self.drift.get(name)
+        if drift is None:
+            return
+        drift.calls += 1
+        gap_tokens = believed_tokens - reported_tokens
+        if gap_tokens <= 0:
+            drift.underestimated_tokens -= gap_tokens
+            return
+        drift.overestimated_tokens += gap_tokens
+        # Text blocks, token estimates and whole engine blocks round differently: 1/16 and two blocks are not a miss.
+        if gap_tokens > believed_tokens // 16 + 2 * max(self._block_tokens[name], 256) and not self._has_events[name]:
+            drift.forgotten_tokens += self._predicted.forget_older(name, used_s)
+
+    def resident_tokens(self, name: str) -> int:
+        """What the worker is believed to hold, by prediction; where events tell, by observation."""
+        if self._has_events.get(name):
+            return self._observed.blocks(name) * self._block_tokens[name]
+        return self._predicted.resident_tokens(name)
+
+    def check_invariants(self) -> None:
+        self._predicted.check_invariants()

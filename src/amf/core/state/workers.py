@@ -1,0 +1,146 @@
+"""What the fabric believes about each worker: what runs there on its behalf, how much memory that commits, how long its
+prefill backlog is, and how fast it really is compared with its profile.
+
+Sums are kept up to date at events, so that pricing a worker costs a few additions. The prefill backlog is a virtual
+finishing time, `prefill_free_s`: engines prefill one prompt after another. It is trued up at every first token. A call
+whose first token cannot be seen (no streaming) is believed to have left the prefill queue when it was due.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from heapq import heappop, heappush
+from math import inf
+
+from amf.core.config import FabricConfig
+from amf.core.cost import decode_iteration_s, prefill_s
+from amf.core.types import Worker
+
+
+class WorkerStatus(StrEnum):
+    UP = "up"
+    DRAINING = "draining"
+    LOST = "lost"
+
+
+@dataclass(slots=True)
+class Flight:
+    """One attempt of a call on a worker."""
+
+    call_id: str
+    attempt: int
+    prompt_tokens: int
+    hit_tokens: int
+    footprint_tokens: int  # prompt and expected output: the memory it will take
+    prefill_s: float
+    sent_s: float
+    due_s: float  # first token expected
+    backlog_s: float  # prefill that was in front of it
+    streams: bool
+    cold: bool
+    used_s: float = -inf  # last use of its warm prefix before this dispatch
+    prefilling: bool = True
+    first_token_s: float | None = None
+
+
+class WorkerState:
+    def __init__(self, spec: Worker, config: FabricConfig) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.status = WorkerStatus.UP
+        self.flights: dict[str, Flight] = {}
+        self.committed_tokens = 0
+        self.cold_prefills = 0
+        self.pending_prefill_tokens = 0
+        self.prefill_free_s = -inf
+        self.prefill_scale = 1.0
+        self.decode_scale = 1.0
+        self.decode_step_s = 0.0  # seconds of one decode iteration if one more sequence joined
+        self.dispatched = 0
+        self.failures = 0
+        self.reported_running = 0
+        self.reported_waiting = 0
+        self.reported_kv_used_ratio = 0.0
+        self._share = config.calibration_share
+        self._due: list[tuple[float, str, int]] = []  # unseen first tokens, by due time
+        self._refresh_decode()
+
+    @property
+    def running(self) -> int:
+        return len(self.flights)
+
+    def backlog_s(self, now_s: float) -> float:
+        """Seconds until a new prompt's prefill would begin."""
+        return max(self.prefill_free_s - now_s, 0.0)
+
+    def prefill_s(self, new_tokens: int, cached_tokens: int) -> float:
+        """Expected seconds to prefill, by profile and observed speed."""
+        return prefill_s(self.spec.profile, new_tokens, cached_tokens) * self.prefill_scale
+
+    def free_tokens(self) -> int:
+        """KV memory not committed to calls in flight. May be negative."""
+        return self.spec.kv_tokens - self.committed_tokens
+
+    def start(self, flight: Flight) -> None:
+        self.flights[flight.call_id] = flight
+        self.dispatched += 1
+        self.committed_tokens += flight.footprint_tokens
+        self.cold_prefills += flight.cold
+        self.pending_prefill_tokens += flight.prompt_tokens - flight.hit_tokens
+        self.prefill_free_s = flight.due_s
+        if not flight.streams:
+            heappush(self._due, (flight.due_s, flight.call_id, flight.attempt))
+        self._refresh_decode()
+
+    def first_token(self, call_id: str, now_s: float) -> None:
+        """Seen: correct the speed estimate and the backlog."""
+        flight = self.flights[call_id]
+        flight.first_token_s = now_s
+        expected_s = flight.prefill_s
+        if expected_s > 0.0 and flight.backlog_s <= expected_s:  # mostly its own prefill, not a queue
+            ratio = min(max((now_s - flight.sent_s - flight.backlog_s) / expected_s, 0.1), 10.0)
+            self.prefill_scale = min(max(self.prefill_scale * (1 + self._share * (ratio - 1)), 0.02), 50.0)
+        self._leave_prefill(flight)
+        self.prefill_free_s = now_s + sum(f.prefill_s for f in self.flights.values() if f.prefilling)
+
+    def pass_due(self, now_s: float) -> None:
+        """Unseen first tokens that were due by now are believed to have come."""
+        while self._due and self._due[0][0] <= now_s:
+            _, call_id, attempt = heappop(self._due)
+            flight = self.flights.get(call_id)
+            if flight is not None and flight.attempt == attempt:
+                self._leave_prefill(flight)
+
+    def end(self, call_id: str, now_s: float, output_tokens: int | None) -> Flight:
+        """The attempt is over. `output_tokens` when it completed: corrects the decode speed estimate."""
+        flight = self.flights.pop(call_id)
+        if flight.prefilling:
+            self._leave_prefill(flight)
+            self.prefill_free_s = now_s + sum(f.prefill_s for f in self.flights.values() if f.prefilling)
+        self.committed_tokens -= flight.footprint_tokens
+        if output_tokens is not None and output_tokens > 8 and flight.first_token_s is not None:
+            expected_s = (output_tokens - 1) * decode_iteration_s(
+                self.spec.profile, len(self.flights) + 1, self.committed_tokens + flight.footprint_tokens
+            )
+            if expected_s > 0.0:
+                ratio = min(max((now_s - flight.first_token_s) / expected_s, 0.1), 10.0)
+                self.decode_scale += self._share * (ratio - self.decode_scale)
+        self._refresh_decode()
+        return flight
+
+    def check_invariants(self) -> None:
+        flights = self.flights.values()
+        assert self.committed_tokens == sum(f.footprint_tokens for f in flights)
+        assert self.cold_prefills == sum(1 for f in flights if f.prefilling and f.cold)
+        assert self.pending_prefill_tokens == sum(f.prompt_tokens - f.hit_tokens for f in flights if f.prefilling)
+        assert all(call_id == flight.call_id for call_id, flight in self.flights.items())
+
+    def _leave_prefill(self, flight: Flight) -> None:
+        if flight.prefilling:
+            flight.prefilling = False
+            self.cold_prefills -= flight.cold
+            self.pending_prefill_tokens -= flight.prompt_tokens - flight.hit_tokens
+
+    def _refresh_decode(self) -> None:
+        self.decode_step_s = self.decode_scale * decode_iteration_s(
+            self.spec.profile, len(self.flights) + 1, max(self.committed_tokens, 0)
+        )

@@ -1,0 +1,1 @@
+"""Outward I/O: one adapter per inference engine behind the `Engine` protocol."""

@@ -1,0 +1,265 @@
+"""Events in, decisions out. Every event is followed by a check of every invariant (see kit.Room)."""
+
+import pytest
+from kit import Room, dispatch_in, kinds, prefix, worker
+
+from amf.core.decisions import Cancel, Refuse, WakeAt
+from amf.core.events import CallFinished, FirstToken, WorkerDraining, WorkerJoined, Woke
+
+
+def test_a_call_is_admitted_and_dispatched_and_its_pipeline_stays_open():
+    room = Room()
+    assert kinds(room.arrive("c1", run="r")) == ["Admit", "Dispatch"]
+    room.first_token("c1")
+    assert kinds(room.finish("c1")) == []
+    report = room.fabric.run_report("r")
+    assert report is not None and report["status"] == "live" and report["finished"] == 1
+
+
+def test_a_final_call_closes_its_pipeline_when_it_ends():
+    room = Room()
+    room.arrive("c1", run="r", final=True)
+    room.finish("c1")
+    assert room.fabric.run_report("r")["status"] == "final"
+    assert len(room.fabric.book.pipelines) == 0
+
+
+def test_the_second_hop_goes_where_its_prefix_is_warm():
+    room = Room()
+    first = room.serve("c1", "r", prefix(("sys", 2_000), ("a", 30_000)))
+    placed = dispatch_in(room.arrive("c2", "r", prefix(("sys", 2_000), ("a", 30_000), ("b", 500))))
+    assert placed.worker == first
+    assert placed.hit_tokens == 32_000
+
+
+def test_in_flight_prefixes_count_as_warm_so_siblings_meet_on_one_worker():
+    room = Room()
+    shared = ("doc", 20_000)
+    first = dispatch_in(room.arrive("a", "r", prefix(shared, ("a", 200))))
+    room.now_s = 0.1
+    room.first_token("a")
+    second = dispatch_in(room.arrive("b", "r", prefix(shared, ("b", 200))))
+    assert second.worker == first.worker and second.hit_tokens == 20_000
+
+
+def test_agents_that_share_a_system_prompt_do_not_herd_on_one_worker():
+    room = Room(workers=("w1", "w2", "w3", "w4"))
+    counts = dict.fromkeys(("w1", "w2", "w3", "w4"), 0)
+    for agent in range(24):
+        room.now_s += 1.0
+        call = f"agent{agent}"
+        placed = dispatch_in(room.arrive(call, prompt=prefix(("system", 1_024), (call, 2_048))))
+        room.now_s += 1.0
+        room.first_token(call)
+        room.now_s += 1.0
+        room.finish(call, prompt=3_072, cached=placed.hit_tokens)
+        counts[placed.worker] += 1
+    assert max(counts.values()) <= 1.5 * 24 / 4, counts
+
+
+@pytest.mark.parametrize(
+    "policy", ["round-robin", "least-loaded", "session-affinity", "prefix-affinity", "kv-cost", "essay"]
+)
+def test_baselines_bind_at_once_even_under_load(policy: str):
+    room = Room(policy)
+    for number in range(40):
+        assert "Dispatch" in kinds(room.arrive(f"c{number}", prompt=prefix((f"c{number}", 60_000))))
+
+
+def test_one_cold_prefill_per_worker_and_the_rest_is_held():
+    room = Room(workers=("w1",))
+    assert kinds(room.arrive("c1", prompt=prefix(("a", 100_000)))) == ["Admit", "Dispatch"]
+    assert kinds(room.arrive("c2", prompt=prefix(("b", 100_000)))) == ["Admit", "Hold"]
+    room.now_s = 27.0
+    assert dispatch_in(room.first_token("c1")).call_id == "c2"
+
+
+def test_a_cold_call_is_held_back_from_memory_inside_its_break_even_time():
+    room = Room(workers=("w1",))
+    for number in range(4):  # 4 x 110 K contexts fill 500 K
+        room.serve(f"s{number}", f"s{number}", prefix((f"s{number}", 110_000)))
+        room.now_s += 1.0
+    held = room.arrive("cold", "new", prefix(("new", 100_000)))
+    assert kinds(held) == ["Admit", "Hold"]
+    assert "protected" in held[1].because.reason
+    # a warm session passes it
+    back = room.arrive("s0b", "s0", prefix(("s0", 110_000), ("more", 600)))
+    assert dispatch_in(back).hit_tokens == 110_000
+    room.first_token("s0b")
+    room.finish("s0b", prompt=110_600, cached=110_000)
+    # half of T* later the idle contexts are protected no longer
+    placed = []
+    while not placed:
+        room.now_s += 5.0
+        placed = [d for d in room.send(Woke(at_s=room.now_s)) if type(d).__name__ == "Dispatch"]
+        assert room.now_s < 200.0, "the cold call was never released"
+    assert placed[0].call_id == "cold" and room.now_s > 20.0
+
+
+def test_a_lapsed_cold_call_no_longer_yields_to_idle_contexts():
+    room = Room(workers=("w1",), hold_fraction=1e6, lapse_s=60.0)
+    for number in range(4):
+        room.serve(f"s{number}", f"s{number}", prefix((f"s{number}", 110_000)))
+    room.arrive("cold", "new", prefix(("new", 100_000)))
+    assert kinds(room.wake(59.0)) == []
+    assert dispatch_in(room.wake(61.0)).call_id == "cold"
+
+
+def test_a_failed_attempt_goes_to_another_worker_and_then_gives_up():
+    room = Room(workers=("w1", "w2", "w3"), max_attempts=3)
+    first = dispatch_in(room.arrive("c1"))
+    second = dispatch_in(room.fail("c1", 1))
+    third = dispatch_in(room.fail("c1", 2))
+    assert len({first.worker, second.worker, third.worker}) == 3
+    (refused,) = room.fail("c1", 3)
+    assert isinstance(refused, Refuse) and refused.code == "upstream_failed" and "3 attempts" in refused.message
+
+
+def test_a_failure_after_the_first_byte_or_by_the_request_is_not_retried():
+    room = Room()
+    room.arrive("c1")
+    assert room.fail("c1", 1, streamed=True) == []
+    room.arrive("c2")
+    assert room.fail("c2", 1, retryable=False) == []
+    assert room.fabric.totals()["failed"] == 2
+
+
+def test_a_lost_worker_gives_back_calls_without_a_first_byte_only():
+    room = Room(workers=("w1",))
+    room.arrive("started")
+    room.first_token("started")
+    room.arrive("waiting-for-a-byte")
+    room.join("w2")
+    decisions = room.lose("w1")
+    assert kinds(decisions) == ["Cancel", "Dispatch"]
+    assert decisions[0].call_id == "waiting-for-a-byte" and dispatch_in(decisions).worker == "w2"
+    room.fail("started", streamed=True)
+    room.finish("waiting-for-a-byte", attempt=2)
+    assert room.fabric.totals()["live_calls"] == 0
+
+
+def test_without_workers_calls_wait_a_little_and_are_then_refused_with_a_hint():
+    room = Room(workers=("w1",), no_worker_wait_s=5.0)
+    room.lose("w1")
+    held = room.arrive("c1")
+    assert kinds(held) == ["Admit", "Hold"] and any(isinstance(d, WakeAt) for d in held)
+    assert kinds(room.wake(4.9)) == []
+    (refused,) = room.wake(5.1)
+    assert isinstance(refused, Refuse) and refused.code == "no_worker" and refused.retry_after_s == 5.0
+    room.arrive("c2")
+    assert dispatch_in(room.join("w1")).call_id == "c2"
+
+
+def test_a_draining_worker_takes_no_new_call_but_finishes_its_own():
+    room = Room()
+    placed = dispatch_in(room.arrive("c1"))
+    room.send(WorkerDraining(at_s=0.0, name=placed.worker))
+    for number in range(4):
+        assert dispatch_in(room.arrive(f"n{number}")).worker != placed.worker
+    room.finish("c1")
+    assert room.fabric.run_report("c1")["finished"] == 1
+
+
+def test_a_client_that_leaves_frees_the_worker_and_the_queue():
+    room = Room(workers=("w1",))
+    room.arrive("c1", prompt=prefix(("a", 100_000)))
+    room.arrive("c2", prompt=prefix(("b", 100_000)))
+    (cancel, dispatch) = room.cancel("c1")
+    assert isinstance(cancel, Cancel) and cancel.worker == "w1"
+    assert dispatch.call_id == "c2"
+    room.cancel("c2")
+    assert room.fabric.book.workers["w1"].committed_tokens == 0
+
+
+def test_late_duplicate_and_unknown_news_changes_nothing():
+    room = Room()
+    room.arrive("c1")
+    room.fail("c1", 1)
+    before = room.fabric.totals()
+    for event in (
+        FirstToken(at_s=0.0, call_id="c1", attempt=1),
+        CallFinished(at_s=0.0, call_id="c1", attempt=1, prompt_tokens=1, output_tokens=1),
+        FirstToken(at_s=0.0, call_id="never", attempt=1),
+    ):
+        assert room.send(event) == []
+    assert room.arrive("c1") == []
+    assert room.lose("never") == []
+    assert room.fabric.totals() == before
+
+
+def test_a_pipeline_refused_at_its_first_hop_leaves_no_trace():
+    room = Room(max_live_pipelines=2)
+    room.arrive("a")
+    room.arrive("b")
+    (refused,) = room.arrive("c")
+    assert refused.code == "pipeline_admission_refused" and refused.retry_after_s > 0
+    assert room.fabric.run_report("c") is None
+    assert "Dispatch" in kinds(room.arrive("a2", run="a")), "a later hop of an admitted pipeline is never refused"
+    room.now_s = 10.0
+    (late,) = room.arrive("d", deadline_s=9.0)
+    assert late.code == "deadline_exceeded" and "passed" in late.message
+
+
+def test_a_closed_run_cancels_what_it_left_open():
+    room = Room(workers=("w1",))
+    room.arrive("c1", run="r", prompt=prefix(("a", 100_000)))
+    room.arrive("c2", run="r", prompt=prefix(("b", 100_000)))
+    assert kinds(room.close("r")) == ["Cancel", "Refuse", "Refuse"]
+    assert room.fabric.run_report("r")["status"] == "closed"
+
+
+def test_an_idle_pipeline_is_closed_and_forgotten():
+    room = Room(pipeline_idle_s=60.0)
+    room.serve("c1", "r")
+    room.now_s = 61.0
+    room.arrive("c2", "other")
+    assert room.fabric.run_report("r")["status"] == "idle"
+    assert room.fabric.book.lanes.get("r", "m") is None
+
+
+def test_least_slack_goes_first_when_calls_wait():
+    room = Room(workers=("w1",))
+    room.arrive("busy", prompt=prefix(("a", 100_000)))
+    room.arrive("patient", prompt=prefix(("b", 100_000)))
+    room.arrive("urgent", prompt=prefix(("c", 100_000)), deadline_s=100.0)
+    room.now_s = 27.0
+    placed = dispatch_in(room.first_token("busy"))
+    assert placed.call_id == "urgent" and placed.budget_s == pytest.approx(73.0)
+
+
+def test_a_worker_that_joins_anew_is_believed_empty():
+    room = Room(workers=("w1",))
+    room.serve("c1", "r", prefix(("a", 20_000)))
+    room.send(WorkerJoined(at_s=0.0, worker=worker("w1")))
+    assert dispatch_in(room.arrive("c2", "r", prefix(("a", 20_000), ("b", 100)))).hit_tokens == 0
+
+
+def test_because_carries_the_prices_of_the_alternatives():
+    room = Room(workers=("w1", "w2", "w3"))
+    placed = dispatch_in(room.arrive("c1", prompt=prefix(("a", 10_000))))
+    prices = placed.because.alternatives
+    assert [price.worker for price in prices][0] == placed.worker
+    assert all(price.prefill_s > 1.0 for price in prices), "10 K cold tokens on a 70B take seconds"
+    assert [p.total_s for p in prices] == sorted(p.total_s for p in prices)
+
+
+def test_time_may_not_run_backwards():
+    room = Room()
+    room.wake(5.0)
+    with pytest.raises(ValueError, match="backwards"):
+        room.fabric.handle(Woke(at_s=4.0))
+
+
+def test_a_miss_reported_by_the_engine_corrects_the_registry():
+    room = Room(workers=("w1",))
+    room.serve("old", "old", prefix(("old", 50_000)))
+    room.now_s = 1.0
+    room.serve("c1", "r", prefix(("a", 30_000)))
+    room.now_s = 2.0
+    room.arrive("c2", "r", prefix(("a", 30_000), ("b", 500)))
+    room.first_token("c2")
+    room.finish("c2", prompt=30_500, cached=0)  # the engine had evicted it, and so all that is older
+    drift = room.fabric.worker_reports()[0]["drift"]
+    assert drift["overestimated_tokens"] == 30_000 and drift["forgotten_tokens"] == 50_000
+    room.now_s = 3.0
+    assert dispatch_in(room.arrive("old2", "old", prefix(("old", 50_000)))).hit_tokens == 0
