@@ -15,9 +15,9 @@ from amf.core.events import (
     Event,
     FirstToken,
     PipelineClosed,
+    Woke,
     WorkerJoined,
     WorkerLost,
-    Woke,
 )
 from amf.core.fabric import Fabric
 from amf.core.journal import decision_to_dict, event_to_dict
@@ -103,8 +103,10 @@ class Room:
         return self.send(Woke(at_s=at_s))
 
     def serve(self, call_id: str, run: str = "", prompt: Prefix | None = None, **changes: object) -> str:
-        """Arrive, be dispatched at once, first token, finish with everything believed warm reported cached. The worker."""
+        """Arrive, be dispatched at once, first token when it is due by the cost model, finish with everything believed warm
+        reported cached. Returns the worker."""
         placed = dispatch_in(self.arrive(call_id, run, prompt, **changes))
+        self.now_s = self.fabric.book.workers[placed.worker].flights[call_id].due_s
         self.first_token(call_id)
         self.finish(call_id, prompt=(prompt or prefix((call_id, 1_000))).total_tokens, cached=placed.hit_tokens)
         return placed.worker

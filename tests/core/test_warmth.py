@@ -4,13 +4,13 @@ from collections import Counter
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kit import prefix, worker
 
 from amf.core.config import FabricConfig
 from amf.core.state.observed import Observed
 from amf.core.state.prefix_tree import PrefixTree
 from amf.core.state.warmth import Warmth
 from amf.core.types import Prefix, Tier
+from kit import prefix, worker
 
 CHAINS = [
     prefix(*parts)
@@ -90,7 +90,7 @@ def test_the_registry_is_bounded():
         chain = prefix((f"x{number}", 320))
         tree.pin("w", chain, float(number))
         tree.unpin("w", chain, float(number), 1e9)
-    assert tree.resident_tokens("w") <= 500 * 16
+    assert tree.tokens["w"] <= 500 * 16
     tree.check_invariants()
 
 

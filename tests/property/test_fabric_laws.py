@@ -6,7 +6,6 @@ import json
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from kit import Room, prefix
 
 from amf.core.config import FabricConfig
 from amf.core.decisions import Cancel, Dispatch, Hold, Refuse
@@ -14,6 +13,7 @@ from amf.core.events import PrefixesCleared, PrefixEvicted, PrefixStored, Worker
 from amf.core.fabric import Fabric
 from amf.core.journal import replay
 from amf.core.policy.bundles import BUNDLES, policies_named
+from kit import Room, prefix
 
 NAMES = ("w1", "w2", "w3")
 SMALL = {

@@ -16,7 +16,7 @@ class FabricConfig:
     max_attempts: int = 3  # dispatches of one call before it fails
     max_profiles: int = 20_000  # learned (graph, hop) positions
     max_warm_blocks: int = 4_000_000  # block keys in one pool's registry
-    max_alternatives: int = 5  # prices kept in a decision's `because`
+    max_alternatives: int = 4  # prices kept in a decision's `because`
     max_hops_per_pipeline: int = 4_096  # hop names remembered for parents
 
     # The registry.
@@ -31,12 +31,12 @@ class FabricConfig:
     lapse_s: float = 1_200.0  # a call that waited this long no longer yields to idle contexts
     start_soon_s: float = 1.0  # bind to a worker only if its prefill backlog is at most this
     interference_share: float = 0.3  # share of a prefill's seconds that each running decode loses
+    displaced_reuse: float = 0.1  # odds that what a full worker forgets first is asked for again
     tick_s: float = 1.0  # look again at held calls at least this often
 
     # Beliefs before anything was observed.
     default_output_tokens: int = 256
     default_gap_s: float = 10.0  # tool or think time between two hops of a pipeline
-    calibration_share: float = 0.1  # weight of a new observation in a worker's speed estimate
 
     # Baselines' published defaults.
     affinity_load_factor: float = 1.25  # session-affinity: bounded load

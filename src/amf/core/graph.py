@@ -198,7 +198,8 @@ class CallGraph:
         return blake2b(repr((hop, sorted(facts))).encode(), digest_size=16).hexdigest()
 
     def extended(self, hop: Hop, parents: Iterable[str] = ()) -> "CallGraph":
-        """The graph with one more hop revealed after `parents`; for a known hop, with the missing edges added.
+        """The graph with one more hop revealed after `parents`; for a known hop, with the missing edges added. Checks and
+        indexes the new graph as a whole, O(hops + edges).
 
         Raises GraphError for an unknown parent, for a parent that is the hop itself or comes after it, and when the hop
         is known by another pool or kind.

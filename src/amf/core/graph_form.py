@@ -194,7 +194,7 @@ def _hint_tokens(entry: Form, key: str, where: str) -> int | None:
 
 def _kind(kinds: type[_Kind], value: object, where: str) -> _Kind:
     try:
-        return kinds(value)
+        return kinds(str(value))
     except ValueError:
         known = ", ".join(kind.value for kind in kinds)
         raise GraphError(f"{where}: unknown kind {value!r}; known kinds: {known}") from None

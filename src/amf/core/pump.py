@@ -20,7 +20,8 @@ def pump(book: Book, policies: Policies, pool: Pool) -> list[Decision]:
     if not pool.usable:
         return _without_workers(book, pool)
     for worker in pool.usable:
-        worker.pass_due(book.now_s)
+        if worker.due:
+            worker.pass_due(book.now_s)
     view = _view(book, pool)
     decisions: list[Decision] = []
     for key, due_s, state in _ranked(book, policies, pool, view)[: book.config.max_scan_calls]:

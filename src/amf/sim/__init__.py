@@ -1,1 +1,2 @@
-"""The other shell: a simulated engine with its own truth, workloads, virtual time and reports. No I/O beyond files it is given."""
+"""The other shell: a simulated engine with its own truth, workloads, virtual time and reports. It reads and writes only
+the files it is given."""

@@ -3,6 +3,7 @@
     price = wait + restore + prefill of what is not warm + decode at that batch
           + contention (pipelines that live there will be in the way at later hops)
           + interference (running decodes that this prefill slows)
+          + displacement (what a full cache must forget, at the odds that it is asked for again)
 
 Warmth counts what is in flight. A shared system prompt is worth only its own few prefill seconds, so it cannot herd a
 fleet of agents onto one worker: contention grows with each pipeline that settles there.
@@ -15,47 +16,41 @@ then the decision. A call that has waited `lapse_s` yields only to calls that wa
 
 from math import inf
 
+from amf.core.cost import prefill_s as prefill_by_profile_s
 from amf.core.decisions import Because, Price
 from amf.core.policy.interface import Placement, PoolView
 from amf.core.state.pipelines import CallState
 from amf.core.state.warmth import COLD, Hit
 from amf.core.state.workers import WorkerState
 
-_Quote = tuple[float, int, int, str, Hit, str]  # total_s, residents, running, worker, hit, why it cannot start (or "")
+_Quote = tuple[float, int, int, str, WorkerState, Hit]  # total_s, residents, running, name, worker, hit
 
 
 def hold_back(state: CallState, view: PoolView) -> Placement:
-    call = state.call
-    hits = view.warmth.hits(call.prefix, view.now_s)
-    duty, service_s = view.profiles.duty(call.pool)
-    contention_s = duty * service_s / 2.0  # per resident: the chance it is in service, times the mean rest of a service
-    candidates = usable(state, view)
-    quotes: list[_Quote] = []
-    cold_s: dict[int, float] = {}  # prefill seconds without any hit, by profile: most workers share them
-    for worker in candidates:
-        hit = hits.get(worker.name, COLD)
-        residents = _other_residents(state, worker, view)
-        if hit.tokens:
-            prefill_s = worker.prefill_s(call.prompt_tokens - hit.tokens, hit.tokens)
-        else:
-            key = id(worker.spec.profile)
-            if key not in cold_s:
-                cold_s[key] = worker.prefill_s(call.prompt_tokens, 0) / worker.prefill_scale
-            prefill_s = cold_s[key] * worker.prefill_scale
-        total_s = (
-            worker.backlog_s(view.now_s)
-            + _restore_s(worker, hit, view)
-            + prefill_s * (1.0 + view.config.interference_share * worker.running)
-            + state.expected_output_tokens * worker.decode_step_s
-            + residents * contention_s
-        )
-        obstacle = _obstacle(state, worker, hit, view)
-        if obstacle.startswith("protected"):
-            total_s = inf
-        elif obstacle.startswith("memory"):
-            total_s += service_s
-        quotes.append((total_s, residents, worker.running, worker.name, hit, obstacle))
-    return _choose(quotes, state, view)
+    """The cheapest worker that can start the call soon, or none: then it waits. Unit of every price: seconds."""
+    quotes = _quotes(state, view)
+    quotes.sort()
+    _, service_s = view.profiles.duty(state.call.pool)
+    best_s, best, obstacle, notes = inf, quotes[0], "", {}
+    for quote in quotes:
+        if quote[0] >= best_s:
+            break
+        reason = _obstacle(state, quote[4], quote[5], view)
+        notes[quote[3]] = reason
+        if reason is _PROTECTED:
+            continue
+        total_s = quote[0] + (service_s if reason.startswith("memory") else 0.0)
+        if total_s < best_s:
+            best_s, best, obstacle = total_s, quote, reason
+    alternatives = tuple(_price(quote, state, view, notes) for quote in quotes[: view.config.max_alternatives])
+    name, hit_tokens = best[3], best[5].tokens
+    if best_s == inf:
+        return Placement(None, Because(reason=f"held: on every worker {_PROTECTED}", alternatives=alternatives))
+    if obstacle:
+        reason = f"held for the cheapest worker {name}: {obstacle}"
+        return Placement(None, Because(reason=reason, alternatives=alternatives))
+    reason = f"cheapest of {len(quotes)} workers, {hit_tokens} of {state.call.prompt_tokens} prompt tokens warm"
+    return Placement(name, Because(reason=reason, alternatives=alternatives), hit_tokens)
 
 
 def usable(state: CallState, view: PoolView) -> list[WorkerState]:
@@ -65,24 +60,57 @@ def usable(state: CallState, view: PoolView) -> list[WorkerState]:
     return [worker for worker in view.workers if worker.name not in state.excluded] or view.workers
 
 
-def _choose(quotes: list[_Quote], state: CallState, view: PoolView) -> Placement:
-    ranked = sorted(quotes, key=lambda quote: quote[:4])
-    because = tuple(_price(quote, state, view) for quote in ranked[: view.config.max_alternatives])
-    total_s, _, _, name, hit, obstacle = ranked[0]
-    if not obstacle:
-        warm = f"{hit.tokens} of {state.call.prompt_tokens} prompt tokens warm"
-        return Placement(
-            name, Because(reason=f"cheapest of {len(ranked)} workers, {warm}", alternatives=because), hit.tokens
-        )
-    if total_s == inf:
-        reason = f"held: on every worker {obstacle}"
-    else:
-        reason = f"held for the cheapest worker {name}: {obstacle}"
-    return Placement(None, Because(reason=reason, alternatives=because))
+def _quotes(state: CallState, view: PoolView) -> list[_Quote]:
+    """Every worker's price, before asking whether it can start the call. The hot loop: one pass, no calls without a hit."""
+    now_s, prompt_tokens = view.now_s, state.call.prompt_tokens
+    hits, held = view.warmth.hits(state.call.prefix, now_s), view.warmth.predicted_tokens
+    contention_s = _contention_s(state, view)
+    share, output_tokens = view.config.interference_share, state.expected_output_tokens
+    home_of, own = view.lanes.homes.get, _own_worker(state, view)
+    profile, cold_s = None, 0.0  # most workers share a profile, and so the price of a prompt without any hit
+    quotes: list[_Quote] = []
+    for worker in usable(state, view):
+        hit = hits.get(worker.name, COLD)
+        if hit.tokens:
+            prefill_s = worker.prefill_s(prompt_tokens - hit.tokens, hit.tokens)
+        else:
+            if worker.spec.profile is not profile:
+                profile = worker.spec.profile
+                cold_s = prefill_by_profile_s(profile, prompt_tokens, 0)
+            prefill_s = cold_s * worker.prefill_scale
+        overflow_tokens = held[worker.name] + prompt_tokens - hit.tokens - worker.kv_tokens
+        wait_s = worker.prefill_free_s - now_s
+        running = len(worker.flights)
+        home = home_of(worker.name)
+        residents = home.residents - (worker.name == own) if home is not None else 0
+        total_s = prefill_s * (1.0 + share * running) + output_tokens * worker.decode_step_s + residents * contention_s
+        if wait_s > 0.0:
+            total_s += wait_s
+        if hit.tokens != hit.hbm_tokens:
+            total_s += _restore_s(worker, hit, view)
+        if overflow_tokens > 0 and worker.spec.kv_tokens:
+            total_s += _displacement_s(worker, overflow_tokens, view)
+        quotes.append((total_s, residents, running, worker.name, worker, hit))
+    return quotes
+
+
+def _contention_s(state: CallState, view: PoolView) -> float:
+    """Seconds that each pipeline living on a worker will cost this one: the chance that it is in service, times the mean
+    rest of a service."""
+    duty, service_s = view.profiles.duty(state.call.pool)
+    return duty * service_s / 2.0
+
+
+def _own_worker(state: CallState, view: PoolView) -> str:
+    """Where this call's own pipeline lives and is counted as a resident."""
+    lane = view.lanes.get(state.call.run_id, state.call.pool)
+    return lane.worker if lane is not None and lane.resident_until_s > view.now_s else ""
 
 
 def _obstacle(state: CallState, worker: WorkerState, hit: Hit, view: PoolView) -> str:
-    """Why the call cannot start soon on this worker; empty if it can."""
+    """Why the call cannot start soon on this worker; empty if it can, or if it never will and the engine must say so."""
+    if 0 < worker.kv_tokens <= state.call.prompt_tokens:
+        return ""
     if not worker.flights:
         return "" if _fits_beside_protected(state, worker, hit, view) else _PROTECTED
     call, config = state.call, view.config
@@ -122,12 +150,6 @@ def _fits_beside_protected(state: CallState, worker: WorkerState, hit: Hit, view
     return protected_tokens <= 0 and not worker.flights  # an empty worker takes what no worker could hold
 
 
-def _other_residents(state: CallState, worker: WorkerState, view: PoolView) -> int:
-    home = view.lanes.home(worker.name)
-    own = (state.call.run_id, state.call.pool) in home.lanes
-    return home.residents - own if home.residents else 0
-
-
 def _restore_s(worker: WorkerState, hit: Hit, view: PoolView) -> float:
     """Seconds to load back what is warm only in a lower tier."""
     lower_tokens = hit.tokens - hit.hbm_tokens
@@ -136,13 +158,18 @@ def _restore_s(worker: WorkerState, hit: Hit, view: PoolView) -> float:
     return lower_tokens * worker.spec.profile.kv_bytes_per_token / view.config.restore_bytes_per_s
 
 
-def _price(quote: _Quote, state: CallState, view: PoolView) -> Price:
+def _displacement_s(worker: WorkerState, overflow_tokens: int, view: PoolView) -> float:
+    """Expected seconds to compute again what a full worker forgets for this call."""
+    overflow_tokens = min(overflow_tokens, worker.spec.kv_tokens)
+    return view.config.displaced_reuse * worker.prefill_s(overflow_tokens, 0)
+
+
+def _price(quote: _Quote, state: CallState, view: PoolView, notes: dict[str, str]) -> Price:
     """A quote's parts, computed again only for the few that are kept."""
-    total_s, residents, _, name, hit, obstacle = quote
-    worker = next(worker for worker in view.workers if worker.name == name)
-    call = state.call
-    duty, service_s = view.profiles.duty(call.pool)
-    prefill_s = worker.prefill_s(call.prompt_tokens - hit.tokens, hit.tokens)
+    total_s, residents, running, name, worker, hit = quote
+    new_tokens = state.call.prompt_tokens - hit.tokens
+    prefill_s = worker.prefill_s(new_tokens, hit.tokens)
+    overflow_tokens = max(view.warmth.predicted_tokens[name] + new_tokens - worker.spec.kv_tokens, 0)
     return Price(
         worker=name,
         total_s=total_s,
@@ -150,7 +177,8 @@ def _price(quote: _Quote, state: CallState, view: PoolView) -> Price:
         wait_s=worker.backlog_s(view.now_s),
         prefill_s=prefill_s + _restore_s(worker, hit, view),
         decode_s=state.expected_output_tokens * worker.decode_step_s,
-        contention_s=residents * duty * service_s / 2.0,
-        externality_s=prefill_s * view.config.interference_share * worker.running,
-        note=obstacle,
+        contention_s=residents * _contention_s(state, view),
+        externality_s=prefill_s * view.config.interference_share * running
+        + (_displacement_s(worker, overflow_tokens, view) if worker.spec.kv_tokens else 0.0),
+        note=notes.get(name, ""),
     )

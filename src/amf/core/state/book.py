@@ -210,7 +210,7 @@ class Book:
         pool = self.pools.get(spec.pool)
         if pool is None:
             pool = self.pools[spec.pool] = Pool(spec.pool, self.config)
-        worker = self.workers[spec.name] = WorkerState(spec, self.config)
+        worker = self.workers[spec.name] = WorkerState(spec, pool.paces)
         pool.add(worker, self.now_s)
         return pool
 

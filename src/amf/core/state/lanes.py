@@ -3,7 +3,8 @@
 A *lane* is one pipeline's conversation with one pool: the worker that holds its context, how large that is, and whether a
 call of it is in flight, waiting with us, or neither (*idle*: a tool or a person is busy). Idle contexts are *protected*
 for a while after the last call ended; a lane is a *resident* of its worker while it is likely to come back. Both end by
-time alone, so a heap of endings keeps each worker's sums current instead of a scan per decision.
+time alone, so a heap of endings keeps each worker's sums current instead of a scan per decision. A lane remembers what
+it was counted as, so that taking it out of the sums undoes exactly that.
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ class Lane:
     idle_since_s: float = inf
     protected_until_s: float = -inf
     resident_until_s: float = inf
+    counted_waiting_tokens: int = 0
+    counted_protected_tokens: int = 0
+    counted_resident: bool = False
 
     @property
     def idle(self) -> bool:
@@ -48,25 +52,24 @@ class Lanes:
 
     def __init__(self) -> None:
         self._lanes: dict[tuple[str, str], Lane] = {}
-        self._homes: dict[str, Home] = {}
-        self._endings: list[tuple[float, str]] = []  # (when, worker)
+        self.homes: dict[str, Home] = {}
+        self._endings: list[tuple[float, str, str]] = []  # (when, run, pool)
         self._now_s = -inf
 
     def get(self, run_id: str, pool: str) -> Lane | None:
         return self._lanes.get((run_id, pool))
 
     def home(self, worker: str) -> Home:
-        return self._homes.setdefault(worker, Home())
+        return self.homes.get(worker) or self.homes.setdefault(worker, Home())
 
     def advance(self, now_s: float) -> None:
         """Let protections and residences end that are due by now."""
         self._now_s = now_s
-        due: dict[str, None] = {}
         while self._endings and self._endings[0][0] <= now_s:
-            due[heappop(self._endings)[1]] = None
-        for worker in due:
-            if worker in self._homes:
-                self._recount(self._homes[worker])
+            _, run_id, pool = heappop(self._endings)
+            lane = self._take(run_id, pool)
+            if lane is not None:
+                self._put(lane)
 
     def next_ending_s(self) -> float:
         return self._endings[0][0] if self._endings else inf
@@ -118,50 +121,44 @@ class Lanes:
                 del self._lanes[(run_id, pool)]
 
     def drop_worker(self, worker: str) -> None:
-        home = self._homes.pop(worker, None)
+        home = self.homes.pop(worker, None)
         for key in list(home.lanes) if home else ():
             del self._lanes[key]
 
     def check_invariants(self) -> None:
-        for worker, home in self._homes.items():
+        for worker, home in self.homes.items():
             lanes = home.lanes.values()
             assert all(lane.worker == worker for lane in lanes)
-            assert home.waiting_tokens == sum(lane.context_tokens for lane in lanes if self._waits(lane))
-            assert home.protected_tokens == sum(lane.context_tokens for lane in lanes if self._protected(lane))
+            assert home.waiting_tokens == sum(lane.context_tokens for lane in lanes if lane.idle and lane.waiting)
+            protected = [
+                lane for lane in lanes if lane.idle and not lane.waiting and lane.protected_until_s > self._now_s
+            ]
+            assert home.protected_tokens == sum(lane.context_tokens for lane in protected)
             assert home.residents == sum(1 for lane in lanes if lane.resident_until_s > self._now_s)
-        assert len(self._lanes) == sum(len(home.lanes) for home in self._homes.values())
-
-    def _waits(self, lane: Lane) -> bool:
-        return lane.idle and lane.waiting > 0
-
-    def _protected(self, lane: Lane) -> bool:
-        return lane.idle and not lane.waiting and lane.protected_until_s > self._now_s
+        assert len(self._lanes) == sum(len(home.lanes) for home in self.homes.values())
 
     def _take(self, run_id: str, pool: str) -> Lane | None:
+        """Out of its home and its sums, if the lane exists."""
         lane = self._lanes.get((run_id, pool))
         if lane is not None:
-            home = self._homes[lane.worker]
+            home = self.homes[lane.worker]
             del home.lanes[(run_id, pool)]
-            self._count(home, lane, -1)
+            home.waiting_tokens -= lane.counted_waiting_tokens
+            home.protected_tokens -= lane.counted_protected_tokens
+            home.residents -= lane.counted_resident
         return lane
 
     def _put(self, lane: Lane) -> None:
-        home = self.home(lane.worker)
+        """Into its home, counted as what it is now."""
+        home, now_s = self.home(lane.worker), self._now_s
         home.lanes[(lane.run_id, lane.pool)] = lane
-        self._count(home, lane, 1)
+        protected = lane.idle and not lane.waiting and lane.protected_until_s > now_s
+        lane.counted_waiting_tokens = lane.context_tokens if lane.idle and lane.waiting else 0
+        lane.counted_protected_tokens = lane.context_tokens if protected else 0
+        lane.counted_resident = lane.resident_until_s > now_s
+        home.waiting_tokens += lane.counted_waiting_tokens
+        home.protected_tokens += lane.counted_protected_tokens
+        home.residents += lane.counted_resident
         for end_s in (lane.protected_until_s, lane.resident_until_s):
-            if self._now_s < end_s < inf:
-                heappush(self._endings, (end_s, lane.worker))
-
-    def _count(self, home: Home, lane: Lane, sign: int) -> None:
-        if self._waits(lane):
-            home.waiting_tokens += sign * lane.context_tokens
-        elif self._protected(lane):
-            home.protected_tokens += sign * lane.context_tokens
-        if lane.resident_until_s > self._now_s:
-            home.residents += sign
-
-    def _recount(self, home: Home) -> None:
-        home.waiting_tokens = home.protected_tokens = home.residents = 0
-        for lane in home.lanes.values():
-            self._count(home, lane, 1)
+            if now_s < end_s < inf:
+                heappush(self._endings, (end_s, lane.run_id, lane.pool))

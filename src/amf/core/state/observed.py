@@ -14,6 +14,7 @@ class Observed:
         self._masks: dict[Tier, dict[int, int]] = {tier: {} for tier in Tier}
         self._copies: dict[tuple[Tier, int, int], int] = {}  # (tier, bit, key) -> copies beyond the first
         self._bits: dict[str, int] = {}
+        self._blocks: dict[int, int] = {}  # bit -> distinct (tier, key) held
 
     def add_worker(self, worker: str) -> None:
         self.clear_worker(worker)
@@ -35,6 +36,7 @@ class Observed:
         for masks in self._masks.values():
             for key in [key for key, mask in masks.items() if mask & bit]:
                 self._unset(masks, key, bit)
+        assert not self._blocks.get(bit)
         self._copies = {entry: count for entry, count in self._copies.items() if entry[1] != bit}
 
     def stored(self, worker: str, keys: tuple[int, ...], tier: Tier) -> None:
@@ -49,6 +51,7 @@ class Observed:
                 self._copies[entry] = self._copies.get(entry, 0) + 1
             else:
                 masks[key] = mask | bit
+                self._blocks[bit] = self._blocks.get(bit, 0) + 1
 
     def evicted(self, worker: str, keys: tuple[int, ...], tier: Tier) -> None:
         bit = self._bits.get(worker, 0)
@@ -79,10 +82,11 @@ class Observed:
         }
 
     def blocks(self, worker: str) -> int:
-        bit = self._bits.get(worker, 0)
-        return sum(1 for masks in self._masks.values() for mask in masks.values() if mask & bit)
+        """Distinct blocks the worker holds, over all tiers."""
+        return self._blocks.get(self._bits.get(worker, 0), 0)
 
     def _unset(self, masks: dict[int, int], key: int, bit: int) -> None:
+        self._blocks[bit] -= 1
         mask = masks[key] & ~bit
         if mask:
             masks[key] = mask

@@ -1,6 +1,7 @@
 """One model's workers, what is warm on them, and the calls that wait for one of them."""
 
 from amf.core.config import FabricConfig
+from amf.core.state.pace import Paces
 from amf.core.state.pipelines import CallState
 from amf.core.state.warmth import Warmth
 from amf.core.state.workers import WorkerState, WorkerStatus
@@ -15,6 +16,7 @@ class Pool:
         self.dispatched = 0
         self.down_since_s: float | None = None
         self.usable: list[WorkerState] = []
+        self.paces = Paces()
 
     def add(self, worker: WorkerState, now_s: float) -> None:
         self.workers[worker.name] = worker

@@ -68,19 +68,19 @@ class PrefixTree:
         self._max_blocks = max_blocks
         self._blocks = 0
         self._held: dict[str, dict[Node, None]] = {}
-        self._tokens: dict[str, int] = {}
+        self.tokens: dict[str, int] = {}  # worker -> tokens it is believed to hold
         self._capacity: dict[str, int] = {}
 
     def add_worker(self, worker: str, capacity_tokens: int) -> None:
         self.drop_worker(worker)
         self._held[worker] = {}
-        self._tokens[worker] = 0
+        self.tokens[worker] = 0
         self._capacity[worker] = capacity_tokens
 
     def drop_worker(self, worker: str) -> None:
         for node in list(self._held.get(worker, ())):
             self._release(node, worker)
-        for table in (self._held, self._tokens, self._capacity):
+        for table in (self._held, self.tokens, self._capacity):
             table.pop(worker, None)
 
     def clear_worker(self, worker: str) -> None:
@@ -88,9 +88,6 @@ class PrefixTree:
         for node in list(self._held.get(worker, ())):
             if not node.holds[worker].pins:
                 self._release(node, worker)
-
-    def resident_tokens(self, worker: str) -> int:
-        return self._tokens.get(worker, 0)
 
     def hits(self, prefix: Prefix, now_s: float) -> dict[str, int]:
         """Worker -> tokens of the prompt expected to be warm there. Workers with none are absent."""
@@ -101,34 +98,34 @@ class PrefixTree:
                     found[worker] = node.ends[min(hold.count, matched) - 1]
         return found
 
-    def last_use_s(self, worker: str, prefix: Prefix) -> float:
-        """When the deepest part of this prefix held by the worker was last used; -inf if it holds none."""
-        used_s = -inf
-        for node, _ in self._walk(prefix.keys):
-            hold = node.holds.get(worker)
-            if hold is None:
-                break
-            used_s = hold.used_s
-        return used_s
-
-    def pin(self, worker: str, prefix: Prefix, now_s: float) -> None:
-        """A call with this prompt was sent to the worker: all of it is, or is about to be, warm there."""
-        if worker not in self._held:
-            return
+    def pin(self, worker: str, prefix: Prefix, now_s: float) -> float:
+        """A call with this prompt was sent to the worker: all of it is, or is about to be, warm there. Returns when the
+        deepest part that it held already was last used; -inf if it held none."""
+        last_s = -inf
+        held = self._held.get(worker)
+        if held is None:
+            return last_s
+        added_tokens = 0
         for node in self._grow(prefix):
-            hold = node.holds.get(worker)
+            hold, size = node.holds.get(worker), len(node.keys)
             if hold is None:
-                hold = node.holds[worker] = Hold(0, now_s, now_s, 0)
-                self._held[worker][node] = None
-            self._tokens[worker] += node.tokens(len(node.keys)) - node.tokens(hold.count)
-            hold.count, hold.used_s = len(node.keys), now_s
+                node.holds[worker] = Hold(size, now_s, now_s, 1)
+                held[node] = None
+                added_tokens += node.tokens(size)
+                continue
+            last_s = hold.used_s
+            if hold.count < size:
+                added_tokens += node.tokens(size) - node.tokens(hold.count)
+                hold.count = size
+            hold.used_s = now_s
             hold.pins += 1
-        if (
-            self._tokens[worker] > self._capacity[worker]
-        ):  # a little further than needed, so as not to sort at every call
-            self._evict(worker, self._capacity[worker] * 63 // 64)
+        self.tokens[worker] += added_tokens
+        capacity_tokens = self._capacity[worker]
+        if self.tokens[worker] > capacity_tokens:
+            self._evict(worker, capacity_tokens * 63 // 64)  # further than needed, so as not to sort at every call
         if self._blocks > self._max_blocks:
             self._shrink()
+        return last_s
 
     def unpin(self, worker: str, prefix: Prefix, now_s: float, expires_s: float) -> None:
         """The call ended: its prompt stays warm until evicted or `expires_s`; an unfinished prefill passes now."""
@@ -143,12 +140,12 @@ class PrefixTree:
     def forget_older(self, worker: str, used_s: float) -> int:
         """The engine was seen to have evicted what was last used at `used_s`: under LRU all older is gone too. Returns
         the tokens forgotten."""
-        before = self._tokens.get(worker, 0)
+        before = self.tokens.get(worker, 0)
         for node in list(self._held.get(worker, ())):
             hold = node.holds.get(worker)
             if hold is not None and not hold.pins and hold.used_s <= used_s:
                 self._release(node, worker)
-        return before - self._tokens.get(worker, 0)
+        return before - self.tokens.get(worker, 0)
 
     def check_invariants(self) -> None:
         blocks = 0
@@ -167,7 +164,7 @@ class PrefixTree:
                     assert above.used_s >= hold.used_s and above.pins >= hold.pins
         assert blocks == self._blocks
         for worker, nodes in self._held.items():
-            assert self._tokens[worker] == sum(node.tokens(node.holds[worker].count) for node in nodes)
+            assert self.tokens[worker] == sum(node.tokens(node.holds[worker].count) for node in nodes)
 
     def _walk(self, keys: tuple[int, ...]) -> Iterator[tuple[Node, int]]:
         node, at = self._root, 0
@@ -222,7 +219,7 @@ class PrefixTree:
 
     def _evict(self, worker: str, target_tokens: int) -> None:
         """Bring the worker's believed content down to the target, as its LRU would."""
-        excess = self._tokens[worker] - target_tokens
+        excess = self.tokens[worker] - target_tokens
         if excess <= 0:
             return
         free = [
@@ -239,7 +236,7 @@ class PrefixTree:
                 continue
             keep = held - excess
             count = next(i for i in range(hold.count, -1, -1) if node.tokens(i) <= keep)
-            self._tokens[worker] -= held - node.tokens(count)
+            self.tokens[worker] -= held - node.tokens(count)
             hold.count = count
             if not count:
                 self._release(node, worker)
@@ -247,13 +244,13 @@ class PrefixTree:
 
     def _shrink(self) -> None:
         """The registry itself is full: the worker believed to hold most gives up a tenth of it."""
-        worker = max(sorted(self._tokens), key=lambda name: self._tokens[name])
-        self._evict(worker, int(self._tokens[worker] * 0.9))
+        worker = max(sorted(self.tokens), key=lambda name: self.tokens[name])
+        self._evict(worker, int(self.tokens[worker] * 0.9))
 
     def _release(self, node: Node, worker: str) -> None:
         hold = node.holds.pop(worker)
         del self._held[worker][node]
-        self._tokens[worker] -= node.tokens(hold.count)
+        self.tokens[worker] -= node.tokens(hold.count)
         while not node.holds and not node.children and node.parent is not None:
             self._blocks -= len(node.keys)
             del node.parent.children[node.keys[0]]

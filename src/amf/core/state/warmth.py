@@ -6,6 +6,7 @@ must have left behind. On a worker whose events we see, a prediction only bridge
 reported `cached_tokens` disproves it (`correct`). Belief is never more than a belief: `drift` records its error.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from amf.core.config import FabricConfig
@@ -43,8 +44,10 @@ class Warmth:
         self._has_events: dict[str, bool] = {}
         self._block_tokens: dict[str, int] = {}
         self.drift: dict[str, Drift] = {}
+        self._memo: tuple[Prefix, float, dict[str, Hit]] | None = None  # the last answer, until anything changes
 
     def add_worker(self, worker: Worker) -> None:
+        self._memo = None
         self._predicted.add_worker(worker.name, worker.kv_tokens)
         self._observed.add_worker(worker.name)
         self._has_events[worker.name] = worker.has_kv_events
@@ -52,6 +55,7 @@ class Warmth:
         self.drift[worker.name] = Drift()
 
     def drop_worker(self, name: str) -> None:
+        self._memo = None
         self._predicted.drop_worker(name)
         self._observed.drop_worker(name)
         for table in (self._has_events, self._block_tokens, self.drift):
@@ -59,34 +63,46 @@ class Warmth:
 
     def clear_worker(self, name: str) -> None:
         """Events were lost or the cache was reset: nothing but what is in flight is believed."""
+        self._memo = None
         self._observed.clear_worker(name)
         self._predicted.clear_worker(name)
 
     def stored(self, name: str, keys: tuple[int, ...], tier: Tier) -> None:
+        self._memo = None
         self._observed.stored(name, keys, tier)
 
     def evicted(self, name: str, keys: tuple[int, ...], tier: Tier) -> None:
+        self._memo = None
         self._observed.evicted(name, keys, tier)
 
     def hits(self, prefix: Prefix, now_s: float) -> dict[str, Hit]:
         """Worker -> warm tokens of this prompt. In-flight warmth counts; workers without any are absent. At least one
         token is always left to compute, as in every engine."""
+        if self._memo is not None and self._memo[0] is prefix and self._memo[1] == now_s:
+            return self._memo[2]
         most = max(prefix.total_tokens - 1, 0)
-        found = {name: Hit(min(n, most), min(n, most)) for name, n in self._predicted.hits(prefix, now_s).items()}
+        known_hits: dict[int, Hit] = {}  # siblings of one prefix have the same few depths
+        found: dict[str, Hit] = {}
+        for name, tokens in self._predicted.hits(prefix, now_s).items():
+            hit = known_hits.get(tokens)
+            if hit is None:
+                hit = known_hits[tokens] = Hit(min(tokens, most), min(tokens, most))
+            found[name] = hit
         for name, (tokens, hbm_tokens) in self._observed.hits(prefix).items():
             known = found.get(name, COLD)
             if tokens > known.tokens:
                 found[name] = Hit(min(tokens, most), min(max(hbm_tokens, known.hbm_tokens), most))
+        self._memo = (prefix, now_s, found)
         return found
 
     def dispatched(self, name: str, prefix: Prefix, now_s: float) -> float:
         """A call was sent. Returns when its warm part was last used before (for `correct`)."""
-        used_s = self._predicted.last_use_s(name, prefix)
-        self._predicted.pin(name, prefix, now_s)
-        return used_s
+        self._memo = None
+        return self._predicted.pin(name, prefix, now_s)
 
     def ended(self, name: str, prefix: Prefix, now_s: float, completed: bool) -> None:
         """The call ended there. Only a completed prefill is believed to have left the whole prompt behind."""
+        self._memo = None
         lag_s = self._config.event_lag_s if self._has_events.get(name) else self._config.prediction_ttl_s
         self._predicted.unpin(name, prefix, now_s, now_s + lag_s if completed else now_s)
 
@@ -104,13 +120,19 @@ class Warmth:
         drift.overestimated_tokens += gap_tokens
         # Text blocks, token estimates and whole engine blocks round differently: 1/16 and two blocks are not a miss.
         if gap_tokens > believed_tokens // 16 + 2 * max(self._block_tokens[name], 256) and not self._has_events[name]:
+            self._memo = None
             drift.forgotten_tokens += self._predicted.forget_older(name, used_s)
+
+    @property
+    def predicted_tokens(self) -> Mapping[str, int]:
+        """Worker -> tokens it should hold by our own dispatches and LRU, whatever is known of its events."""
+        return self._predicted.tokens
 
     def resident_tokens(self, name: str) -> int:
         """What the worker is believed to hold, by prediction; where events tell, by observation."""
         if self._has_events.get(name):
             return self._observed.blocks(name) * self._block_tokens[name]
-        return self._predicted.resident_tokens(name)
+        return self._predicted.tokens.get(name, 0)
 
     def check_invariants(self) -> None:
         self._predicted.check_invariants()

@@ -11,8 +11,8 @@ from enum import StrEnum
 from heapq import heappop, heappush
 from math import inf
 
-from amf.core.config import FabricConfig
 from amf.core.cost import decode_iteration_s, prefill_s
+from amf.core.state.pace import Paces
 from amf.core.types import Worker
 
 
@@ -43,30 +43,43 @@ class Flight:
 
 
 class WorkerState:
-    def __init__(self, spec: Worker, config: FabricConfig) -> None:
+    def __init__(self, spec: Worker, pool_paces: Paces) -> None:
         self.spec = spec
         self.name = spec.name
+        self.kv_tokens = spec.kv_tokens
         self.status = WorkerStatus.UP
         self.flights: dict[str, Flight] = {}
         self.committed_tokens = 0
         self.cold_prefills = 0
         self.pending_prefill_tokens = 0
         self.prefill_free_s = -inf
-        self.prefill_scale = 1.0
-        self.decode_scale = 1.0
-        self.decode_step_s = 0.0  # seconds of one decode iteration if one more sequence joined
         self.dispatched = 0
         self.failures = 0
         self.reported_running = 0
         self.reported_waiting = 0
         self.reported_kv_used_ratio = 0.0
-        self._share = config.calibration_share
-        self._due: list[tuple[float, str, int]] = []  # unseen first tokens, by due time
+        self.due: list[tuple[float, str, int]] = []  # unseen first tokens, by due time
+        self._paces = Paces()
+        self._pool_paces = pool_paces
+        self._decode_base_s = 0.0  # one decode iteration by profile, if one more sequence joined
         self._refresh_decode()
 
     @property
     def running(self) -> int:
         return len(self.flights)
+
+    @property
+    def prefill_scale(self) -> float:
+        return self._paces.prefill.within(self._pool_paces.prefill)
+
+    @property
+    def decode_scale(self) -> float:
+        return self._paces.decode.within(self._pool_paces.decode)
+
+    @property
+    def decode_step_s(self) -> float:
+        """Seconds of one decode iteration if one more sequence joined."""
+        return self._decode_base_s * self.decode_scale
 
     def backlog_s(self, now_s: float) -> float:
         """Seconds until a new prompt's prefill would begin."""
@@ -88,24 +101,25 @@ class WorkerState:
         self.pending_prefill_tokens += flight.prompt_tokens - flight.hit_tokens
         self.prefill_free_s = flight.due_s
         if not flight.streams:
-            heappush(self._due, (flight.due_s, flight.call_id, flight.attempt))
+            heappush(self.due, (flight.due_s, flight.call_id, flight.attempt))
         self._refresh_decode()
 
     def first_token(self, call_id: str, now_s: float) -> None:
         """Seen: correct the speed estimate and the backlog."""
         flight = self.flights[call_id]
         flight.first_token_s = now_s
-        expected_s = flight.prefill_s
-        if expected_s > 0.0 and flight.backlog_s <= expected_s:  # mostly its own prefill, not a queue
-            ratio = min(max((now_s - flight.sent_s - flight.backlog_s) / expected_s, 0.1), 10.0)
-            self.prefill_scale = min(max(self.prefill_scale * (1 + self._share * (ratio - 1)), 0.02), 50.0)
+        expected_s = prefill_s(self.spec.profile, flight.prompt_tokens - flight.hit_tokens, flight.hit_tokens)
+        if flight.backlog_s <= flight.prefill_s:  # mostly its own prefill, not a queue
+            observed_s = min(max(now_s - flight.sent_s - flight.backlog_s, 0.0), 100.0 * expected_s)
+            for pace in (self._paces.prefill, self._pool_paces.prefill):
+                pace.observe(observed_s, expected_s)
         self._leave_prefill(flight)
         self.prefill_free_s = now_s + sum(f.prefill_s for f in self.flights.values() if f.prefilling)
 
     def pass_due(self, now_s: float) -> None:
         """Unseen first tokens that were due by now are believed to have come."""
-        while self._due and self._due[0][0] <= now_s:
-            _, call_id, attempt = heappop(self._due)
+        while self.due and self.due[0][0] <= now_s:
+            _, call_id, attempt = heappop(self.due)
             flight = self.flights.get(call_id)
             if flight is not None and flight.attempt == attempt:
                 self._leave_prefill(flight)
@@ -121,9 +135,8 @@ class WorkerState:
             expected_s = (output_tokens - 1) * decode_iteration_s(
                 self.spec.profile, len(self.flights) + 1, self.committed_tokens + flight.footprint_tokens
             )
-            if expected_s > 0.0:
-                ratio = min(max((now_s - flight.first_token_s) / expected_s, 0.1), 10.0)
-                self.decode_scale += self._share * (ratio - self.decode_scale)
+            for pace in (self._paces.decode, self._pool_paces.decode):
+                pace.observe(min(now_s - flight.first_token_s, 100.0 * expected_s), expected_s)
         self._refresh_decode()
         return flight
 
@@ -141,6 +154,5 @@ class WorkerState:
             self.pending_prefill_tokens -= flight.prompt_tokens - flight.hit_tokens
 
     def _refresh_decode(self) -> None:
-        self.decode_step_s = self.decode_scale * decode_iteration_s(
-            self.spec.profile, len(self.flights) + 1, max(self.committed_tokens, 0)
-        )
+        batch, kv_tokens = len(self.flights) + 1, max(self.committed_tokens, 0)
+        self._decode_base_s = decode_iteration_s(self.spec.profile, batch, kv_tokens)

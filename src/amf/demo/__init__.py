@@ -1,0 +1,1 @@
+"""`amf demo`: a fleet of emulated workers, the gateway under several policies, and one honest table."""

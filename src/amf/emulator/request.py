@@ -1,0 +1,123 @@
+"""From an HTTP request to what the worker needs: checked fields, levers, and the limits of its output."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from aiohttp import web
+
+from amf.emulator.emulator import Emulator, Levers
+from amf.emulator.errors import ApiError
+from amf.emulator.output import Wish
+from amf.emulator.protocol import GenerationBody, ModelBody
+from amf.emulator.tokenizer import count, encode, from_ids
+
+MAX_SALT_CHARACTERS = 1024
+MAX_SEQUENCES = 128
+_EXACT = "x-emulate-output-tokens"
+
+
+def check_model(emulator: Emulator, model: str | None) -> None:
+    """Raises ApiError (404) for any model but the one served. A missing model is the one served."""
+    if model not in (None, "", emulator.model):
+        raise ApiError(404, f"the model {model!r} does not exist; this worker serves {emulator.model!r}", param="model")
+
+
+def read_levers(request: web.Request, emulator: Emulator, body: ModelBody) -> Levers:
+    """Headers win over the body. Raises ApiError (400) where the engine would."""
+    priority = _whole(request, "X-Vllm-Priority")
+    if priority is None:
+        priority = body.priority or 0
+    if priority and emulator.config.scheduling != "priority":
+        raise ApiError(400, f"got priority {priority}, but --scheduling-policy is not priority", param="priority")
+    salt = body.cache_salt
+    if salt is not None and not 0 < len(salt) <= MAX_SALT_CHARACTERS:
+        raise ApiError(400, f"cache_salt must have 1 to {MAX_SALT_CHARACTERS} characters", param="cache_salt")
+    session_id = request.headers.get("X-Session-ID") or body.session_id or ""
+    return Levers(priority=priority, salt=salt or "", session_id=session_id)
+
+
+def read_wish(
+    request: web.Request, emulator: Emulator, body: GenerationBody, max_tokens: int | None, prompt_tokens: int
+) -> Wish:
+    """Raises ApiError (400) for limits that contradict each other or exceed the model's context."""
+    context = emulator.config.context_tokens
+    if prompt_tokens + 1 > context:
+        raise ApiError(400, f"the prompt has {prompt_tokens} tokens, the model's context is {context}", param="prompt")
+    limit = context - prompt_tokens if max_tokens is None else max_tokens
+    if limit < 1:
+        raise ApiError(400, f"max_tokens must be at least 1, got {limit}.", param="max_tokens")
+    if prompt_tokens + limit > context:
+        raise ApiError(
+            400,
+            f"max_tokens is {limit} and the prompt has {prompt_tokens} tokens: together more than the model's context "
+            f"of {context}",
+            param="max_tokens",
+        )
+    minimum = body.min_tokens or 0
+    if not 0 <= minimum <= limit:
+        raise ApiError(400, f"min_tokens must be between 0 and max_tokens ({limit}), got {minimum}", param="min_tokens")
+    exact = _whole(request, _EXACT)
+    if exact is not None and exact < 1:
+        raise ApiError(400, f"{_EXACT} must be at least 1", param=_EXACT)
+    stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    return Wish(
+        limit_tokens=limit,
+        min_tokens=minimum,
+        exact_tokens=exact,
+        ignore_eos=bool(body.ignore_eos),
+        stops=tuple(stops),
+    )
+
+
+def read_count(body: GenerationBody) -> int:
+    """`n`. Raises ApiError (400) outside 1..128."""
+    n = 1 if body.n is None else body.n
+    if not 1 <= n <= MAX_SEQUENCES:
+        raise ApiError(400, f"n must be between 1 and {MAX_SEQUENCES}, got {n}", param="n")
+    return n
+
+
+def read_prompt(prompt: str | list[Any]) -> bytes:
+    """One prompt: a text, token ids, or a list with one of either. Raises ApiError (400) for several and for none."""
+    prompts = read_inputs(prompt)
+    if len(prompts) != 1:
+        raise ApiError(400, f"one prompt a request, got {len(prompts)}", param="prompt")
+    return prompts[0]
+
+
+def read_inputs(value: str | Sequence[Any], param: str = "prompt") -> list[bytes]:
+    """Tokens of a text, of token ids, or of each of a list of either. Raises ApiError (400) for an empty one."""
+    if isinstance(value, str):
+        inputs = [encode(value)]
+    elif value and all(isinstance(item, int) for item in value):
+        inputs = [_from_ids(value, param)]
+    else:
+        inputs = [encode(item) if isinstance(item, str) else _from_ids(item, param) for item in value]
+    if not inputs or not all(inputs):
+        raise ApiError(400, f"{param} cannot be empty", param=param)
+    return inputs
+
+
+def fits(emulator: Emulator, prompt: bytes) -> None:
+    """Raises ApiError (400) for an input longer than the model's context."""
+    if count(prompt) > emulator.config.context_tokens:
+        raise ApiError(400, f"the input has {count(prompt)} tokens, the model's {emulator.config.context_tokens}")
+
+
+def _from_ids(ids: Any, param: str) -> bytes:
+    if not isinstance(ids, list):
+        raise ApiError(400, f"{param} mixes texts and token ids", param=param)
+    try:
+        return from_ids(ids)
+    except ValueError as error:
+        raise ApiError(400, str(error), param=param) from error
+
+
+def _whole(request: web.Request, header: str) -> int | None:
+    text = request.headers.get(header)
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise ApiError(400, f"the header {header} must be an integer, not {text!r}", param=header) from None

@@ -1,0 +1,164 @@
+"""vLLM: load from its metrics, cache truth from its KV events, and the fabric's urgency in its priority header."""
+
+import math
+import re
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+from multidict import CIMultiDict
+
+from amf.engines.engine import Capabilities, EngineInfo, EngineRequest, LoadReport, Observation
+from amf.engines.headers import identifier
+from amf.engines.http import HttpEngine, max_model_tokens_of, models_of
+from amf.engines.kvfeed import KvSource
+from amf.engines.metrics import Sample, SampleReader
+from amf.engines.observer import Observer
+from amf.engines.options import EngineOptions
+
+MAX_PRIORITY = 2**31 - 1  # urgency in ms: 24 days to either side
+
+_ANY_ADDRESS = re.compile(r"^tcp://(?:\*|0\.0\.0\.0|\[::\]|::):")
+
+_LOAD = SampleReader(
+    (
+        "vllm:num_requests_running",
+        "vllm:num_requests_waiting",
+        "vllm:kv_cache_usage_perc",
+        "vllm:gpu_cache_usage_perc",  # its name in older releases
+    )
+)
+_CACHE = SampleReader(("vllm:cache_config_info",))
+
+
+def priority(urgency_s: float) -> int:
+    """vLLM's priority, lower first, of an urgency in seconds, lower first too: milliseconds, bounded, NaN last."""
+    if math.isnan(urgency_s):
+        return MAX_PRIORITY
+    bound_s = MAX_PRIORITY / 1000
+    return max(-MAX_PRIORITY, min(MAX_PRIORITY, math.floor(1000 * max(-bound_s, min(bound_s, urgency_s)))))
+
+
+class VllmEngine(HttpEngine):
+    """One vLLM server. Satisfies `Engine`."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession, options: EngineOptions) -> None:
+        super().__init__(url, session, options)
+        self._observers: set[Observer] = set()
+
+    async def probe(self) -> EngineInfo:
+        """Models and limits from /v1/models; what else it tells, where it does. Raises EngineError without models."""
+        cards = models_of(await self.get_json("/v1/models"))
+        version = await self._optional_json("/version")
+        blocks = [sample.labels for sample in _CACHE.read(await self._metrics())]
+        return EngineInfo(
+            engine="vllm",
+            models=tuple(card["id"] for card in cards),
+            version=version.get("version") if isinstance(version, dict) else None,
+            block_tokens=_whole(blocks[0].get("block_size")) if blocks else None,
+            kv_tokens=sum(map(_kv_tokens, blocks)) or None,
+            max_model_tokens=max_model_tokens_of(cards),
+            capabilities=Capabilities(
+                kv_events=bool(await self.kv_sources()),
+                priority="lower-first" if self.options.priority else "none",
+                token_prompts=True,
+                tokenize=True,
+            ),
+        )
+
+    async def is_vllm(self) -> bool:
+        """Whether vLLM answers here: it signs its model cards. Raises EngineError if nothing does."""
+        cards = models_of(await self.get_json("/v1/models"))
+        return any(card.get("owned_by") == "vllm" for card in cards) or "vllm:" in await self._metrics()
+
+    async def load(self) -> LoadReport | None:
+        """The engine's load now, summed over its data-parallel ranks; None if it does not tell. Raises EngineError."""
+        samples = list(_LOAD.read(await self._metrics()))
+        used = [sample.value for sample in samples if sample.name.endswith("_usage_perc")]
+        if not samples or not all(math.isfinite(sample.value) for sample in samples):
+            return None
+        return LoadReport(
+            running=_total(samples, "vllm:num_requests_running"),
+            waiting=_total(samples, "vllm:num_requests_waiting"),
+            kv_used_ratio=min(1.0, max(0.0, sum(used) / len(used))) if used else 0.0,
+        )
+
+    async def kv_sources(self) -> tuple[KvSource, ...]:
+        """The engine's event publishers, as options say or else as it says itself. Raises EngineError if it is away."""
+        if self.options.kv_events_endpoint is not None:
+            endpoint, replay = self.options.kv_events_endpoint, self.options.kv_replay_endpoint
+            return (KvSource(endpoint=endpoint, replay_endpoint=replay),)
+        ranks = await self._optional_json("/kv_event_sources")
+        told = [self._source(rank) for rank in ranks.values()] if isinstance(ranks, dict) else []
+        return tuple(dict.fromkeys(source for source in told if source is not None))
+
+    async def observe(self) -> AsyncIterator[Observation]:
+        """Load and cache truth until the adapter is closed, through the engine's deaths and returns."""
+        if self._closed.is_set():
+            return
+        observer = Observer(self.load, self.kv_sources, self.options.limits)
+        self._observers.add(observer)
+        try:
+            async for observation in observer.observations():
+                yield observation
+        finally:
+            self._observers.discard(observer)
+
+    async def close(self) -> None:
+        """End all observation; what is being generated may finish. Later calls raise EngineError."""
+        await super().close()
+        for observer in tuple(self._observers):
+            observer.stop()
+
+    def _attempt_headers(self, request: EngineRequest) -> CIMultiDict[str]:
+        headers = super()._attempt_headers(request)
+        if session_id := identifier(request.session_id):
+            headers["X-Session-ID"] = session_id
+        if self.options.priority:
+            headers["X-Vllm-Priority"] = str(priority(request.urgency_s))
+        return headers
+
+    async def _metrics(self) -> str:
+        status, page = await self.get("/metrics")
+        return page.decode("utf-8", "replace") if status == 200 else ""
+
+    async def _optional_json(self, path: str) -> Any:
+        """What an endpoint tells that older or other releases lack. Raises EngineError only if the engine is away."""
+        status, body = await self.get(path)
+        try:
+            return msgspec.json.decode(body) if status == 200 else None
+        except msgspec.DecodeError:
+            return None
+
+    def _source(self, rank: Any) -> KvSource | None:
+        """One entry of /kv_event_sources, with the engine's host where it says "any address"."""
+        if not isinstance(rank, dict) or rank.get("enable_kv_cache_events") is False:
+            return None
+        endpoint = self._reachable(rank.get("endpoint"))
+        if endpoint is None or rank.get("publisher", "zmq") != "zmq":
+            return None
+        replay = self.options.kv_replay_endpoint or self._reachable(rank.get("replay_endpoint"))
+        return KvSource(endpoint=endpoint, replay_endpoint=replay)
+
+    def _reachable(self, endpoint: Any) -> str | None:
+        if not isinstance(endpoint, str) or not endpoint.startswith(("tcp://", "ipc://")):
+            return None
+        host = urlsplit(self.url).hostname or ""
+        return _ANY_ADDRESS.sub(f"tcp://[{host}]:" if ":" in host else f"tcp://{host}:", endpoint)
+
+
+def _total(samples: list[Sample], name: str) -> int:
+    return round(sum(sample.value for sample in samples if sample.name == name))
+
+
+def _whole(text: str | None) -> int | None:
+    """A label's number, where it is one: engines also print "None" and "auto"."""
+    return int(text) if text is not None and text.isascii() and text.isdigit() else None
+
+
+def _kv_tokens(labels: Mapping[str, str]) -> int:
+    """The KV cache of one rank in tokens, 0 if it does not tell."""
+    blocks, block_tokens = _whole(labels.get("num_gpu_blocks")), _whole(labels.get("block_size"))
+    return _whole(labels.get("kv_cache_size_tokens")) or (blocks or 0) * (block_tokens or 0)

@@ -1,0 +1,59 @@
+"""Replay of a journal: the same events must lead to the same decisions, byte for byte."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from amf.core.config import FabricConfig
+from amf.core.fabric import Fabric
+from amf.core.journal import decision_to_dict, event_from_dict
+from amf.core.policy.bundles import policies_named
+from amf.gateway.journal import FORMAT
+
+_MAX_DIFFERENCES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """At `line` of the journal (from 1) the fabric decided `now` where it had decided `then`."""
+
+    line: int
+    then: Any
+    now: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayResult:
+    events: int
+    decisions: int
+    differences: tuple[Difference, ...]
+
+
+def replay(path: Path) -> ReplayResult:
+    """Raises ValueError if the file is no journal of this format, OSError if it cannot be read."""
+    differences: list[Difference] = []
+    events = decisions = 0
+    with path.open("rb") as lines:
+        header = msgspec.json.decode(next(lines, b"null"))
+        if not isinstance(header, dict) or header.get("journal") != FORMAT:
+            raise ValueError(f"{path} is no journal of format {FORMAT}")
+        fabric = Fabric(FabricConfig(**header["config"]), policies_named(header["policy"]))
+        for number, line in enumerate(lines, start=2):
+            record = msgspec.json.decode(line)
+            events += 1
+            then = {"error": record["error"]} if "error" in record else record["decisions"]
+            now = _decide(fabric, record["event"])
+            decisions += len(record["decisions"])
+            if now != then and len(differences) < _MAX_DIFFERENCES:
+                differences.append(Difference(number, then, now))
+    return ReplayResult(events, decisions, tuple(differences))
+
+
+def _decide(fabric: Fabric, event: dict[str, Any]) -> Any:
+    try:
+        decided = fabric.handle(event_from_dict(event))
+    except Exception as error:  # a recorded fault must come back as the same fault
+        return {"error": type(error).__name__}
+    return msgspec.json.decode(msgspec.json.encode([decision_to_dict(d) for d in decided]))

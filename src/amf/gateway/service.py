@@ -1,0 +1,120 @@
+"""The gateway put together: one process, one event loop, one fabric."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from amf.config import ConfigError, ServeConfig
+from amf.core.fabric import Fabric
+from amf.core.policy.bundles import policies_named
+from amf.gateway.app import Surface
+from amf.gateway.auth import Keys
+from amf.gateway.clock import Clock
+from amf.gateway.control import Control
+from amf.gateway.derive import DerivedRuns
+from amf.gateway.driver import Driver
+from amf.gateway.exact import encoder_for
+from amf.gateway.explain import Explained
+from amf.gateway.fleet import Fleet
+from amf.gateway.forward import Forwarder, ForwardLimits
+from amf.gateway.graphs import Graphs
+from amf.gateway.intake import Intake
+from amf.gateway.journal import JournalWriter
+from amf.gateway.metrics import Metrics
+from amf.gateway.pools import Pools
+from amf.gateway.problem import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A gateway that listens at `url`."""
+
+    url: str
+    config: ServeConfig
+    fabric: Any
+    driver: Driver
+    fleet: Fleet
+    metrics: Metrics
+
+
+@asynccontextmanager
+async def running_gateway(config: ServeConfig, fabric: Any = None) -> AsyncIterator[Gateway]:
+    """Serve until the context is left: then accept nothing new, let what runs finish for `shutdown_grace_s`, and close.
+
+    Port 0 takes any free port. `fabric` stands in for the real one in tests. Raises OSError if the port or the journal
+    cannot be opened, ValueError for an unknown policy, unusable workers or an unusable tokenizer.
+    """
+    limits, server = config.limits, config.server
+    policies = policies_named(config.policy)
+    fabric = fabric or Fabric(config.fabric, policies)
+    clock, metrics, pools, graphs = Clock(server.time_scale), Metrics(), Pools(), Graphs()
+    explained = Explained(limits.explain_entries)
+    async with AsyncExitStack() as stack:
+        journal = await _open_journal(config, stack)
+        driver = Driver(fabric, clock, metrics, explained, journal)
+        stack.callback(driver.stop)
+        fleet = await stack.enter_async_context(Fleet(driver, pools, metrics, limits))
+        for name, pool in config.pools.items():
+            pools.set_encoder(name, encoder_for(pool.tokenizer, name, fleet))
+        intake = Intake(
+            pools, graphs, clock, DerivedRuns(limits.derived_runs, limits.derived_idle_s), fabric.known_hops
+        )
+        forward_limits = ForwardLimits(wait_s=limits.wait_s, max_buffered_bytes=limits.max_buffered_bytes)
+        forwarder = Forwarder(intake, driver, fleet, metrics, forward_limits)
+        keys = Keys(server.api_keys, server.trusted_keys)
+        surface = Surface(
+            forwarder=forwarder,
+            control=Control(driver=driver, fleet=fleet, reports=fabric, graphs=graphs, explained=explained, keys=keys),
+            pools=pools,
+            fleet=fleet,
+            metrics=metrics,
+            clock=clock,
+            keys=keys,
+        )
+        port = await _listen(surface.app(server.max_body_bytes), config, stack)
+        try:
+            await asyncio.gather(*(fleet.add(worker) for worker in config.workers))
+        except Problem as problem:
+            raise ConfigError(problem.message) from problem
+        host = f"[{server.host}]" if ":" in server.host else server.host
+        yield Gateway(f"http://{host}:{port}", config, fabric, driver, fleet, metrics)
+
+
+async def _open_journal(config: ServeConfig, stack: AsyncExitStack) -> JournalWriter | None:
+    if config.journal.path is None:
+        return None
+    writer = JournalWriter(
+        Path(config.journal.path),
+        config.fabric,
+        config.policy,
+        flush_interval_s=config.journal.flush_interval_s,
+        max_buffer_bytes=config.journal.max_buffer_bytes,
+    )
+    stack.callback(writer.close)
+    flushing = asyncio.create_task(writer.flush_forever(), name="journal")
+
+    async def stop() -> None:
+        flushing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await flushing
+
+    stack.push_async_callback(stop)
+    return writer
+
+
+async def _listen(app: web.Application, config: ServeConfig, stack: AsyncExitStack) -> int:
+    runner = web.AppRunner(
+        app, access_log=None, handler_cancellation=True, shutdown_timeout=config.server.shutdown_grace_s
+    )
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    site = web.TCPSite(runner, config.server.host, config.server.port)
+    await site.start()
+    port: int = runner.addresses[0][1]
+    return port

@@ -1,0 +1,101 @@
+"""Token counts out of an engine's answer, without re-encoding it: the usage object of a body, or of a stream's last lines."""
+
+from collections import deque
+from dataclasses import dataclass
+
+import msgspec
+
+from amf.engines.engine import EngineError
+
+_TAIL_BYTES = 64 * 1024
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+
+
+class _Answer(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """As the engine reports it. `cached_tokens` None: it does not say."""
+
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int | None
+
+
+def usage_of(body: bytes) -> Usage | None:
+    """None if the answer states none. Raises EngineError if the body is no JSON object."""
+    try:
+        answer = _decode(body)
+    except msgspec.ValidationError:
+        if body.lstrip()[:1] not in (b"{", b"["):
+            raise EngineError("the engine answered with JSON that is no object") from None
+        return None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise EngineError("the engine answered with what is not JSON") from None
+    return _usage(answer)
+
+
+class StreamTail:
+    """The end of an SSE stream: counts data lines as they pass and keeps the last 64 KiB for the usage in them."""
+
+    def __init__(self) -> None:
+        self.data_lines = 0
+        self._chunks: deque[bytes] = deque()
+        self._bytes = 0
+
+    def feed(self, chunk: bytes) -> None:
+        self.data_lines += chunk.count(b"data:")
+        self._chunks.append(chunk)
+        self._bytes += len(chunk)
+        while self._bytes - len(self._chunks[0]) >= _TAIL_BYTES:
+            self._bytes -= len(self._chunks.popleft())
+
+    def complete(self) -> bool:
+        """Whether the stream has said all, with `[DONE]` in its last bytes."""
+        end = self._chunks[-1][-16:]
+        if len(end) < 16 and len(self._chunks) > 1:
+            end = self._end()[-16:]
+        return end.rstrip().endswith(b"[DONE]")
+
+    def usage(self) -> Usage | None:
+        for line in reversed(self._end().split(b"\n")):
+            if line.startswith(b"data:") and b'"usage"' in line:
+                try:
+                    usage = _usage(_decode(line[5:].strip()))
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    continue
+                if usage is not None:
+                    return usage
+        return None
+
+    def _end(self) -> bytes:
+        return b"".join(self._chunks)
+
+
+def _usage(answer: _Answer) -> Usage | None:
+    usage = answer.usage
+    if usage is None or (usage.prompt_tokens is None and usage.total_tokens is None):
+        return None
+    output = usage.completion_tokens or 0
+    prompt = usage.prompt_tokens if usage.prompt_tokens is not None else (usage.total_tokens or 0) - output
+    details = usage.prompt_tokens_details
+    return Usage(
+        prompt_tokens=max(0, prompt),
+        output_tokens=max(0, output),
+        cached_tokens=details.cached_tokens if details is not None else None,
+    )

@@ -1,0 +1,305 @@
+"""The other shell: the same `Fabric`, simulated workers and planned pipelines, in virtual time.
+
+A heap of (time, number, action) is the clock. Performing a decision pushes what follows from it; a worker's next event
+is one entry, renewed whenever the worker is touched. The numbering makes ties deterministic, so one seed gives one run.
+Belief and truth stay apart: the fabric learns of a worker only by the events this file sends, which may be late, lost,
+or never come (`Faults`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
+from random import Random
+
+from amf.core.decisions import Cancel, Decision, Dispatch, Refuse, WakeAt
+from amf.core.events import (
+    CallArrived,
+    CallFailed,
+    CallFinished,
+    Event,
+    FirstToken,
+    PrefixEvicted,
+    PrefixStored,
+    Woke,
+    WorkerJoined,
+    WorkerLost,
+)
+from amf.core.fabric import Fabric
+from amf.core.types import Worker
+from amf.sim.live import LivePipeline
+from amf.sim.messages import (
+    BlocksEvicted,
+    BlocksStored,
+    Finished,
+    FirstTokenOut,
+    SimEvent,
+    SimRequest,
+    SimWorkerConfig,
+    Started,
+)
+from amf.sim.plan import CallPlan, Workload
+from amf.sim.report import CallRecord, CallStatus, RunRecords
+from amf.sim.worker import QueueFull, RequestTooLarge, SimWorker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outage:
+    """The worker dies at `at_s` with all it holds, unseen for `detect_s`, and is back, empty, `down_s` after dying."""
+
+    worker: str
+    at_s: float
+    detect_s: float = 2.0
+    down_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faults:
+    """`event_loss`: probability that a batch of KV events never arrives. `event_delay_s`: how late the others are.
+    `evict_tokens_per_s`: cached tokens each worker silently loses. `slow`: factor on a worker's iteration seconds."""
+
+    event_loss: float = 0.0
+    event_delay_s: float = 0.0
+    evict_tokens_per_s: float = 0.0
+    outages: tuple[Outage, ...] = ()
+    slow: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Running:
+    """A call inside the simulation, from arrival to end."""
+
+    live: LivePipeline
+    plan: CallPlan
+    due_s: float
+    chain: tuple[int, ...]
+    attempt: int = 0
+    worker: str = ""
+    first_s: float | None = None
+
+
+class Simulation:
+    def __init__(
+        self, fabric: Fabric, workers: Sequence[Worker], workload: Workload, faults: Faults | None = None
+    ) -> None:
+        self.fabric = fabric
+        self.workload = workload
+        self.faults = faults or Faults()
+        self.now_s = 0.0
+        self.workers = {worker.name: SimWorker(_config(worker, workload)) for worker in workers}
+        self.records: list[CallRecord] = []
+        self._specs = {worker.name: worker for worker in workers}
+        self._random = Random(f"faults/{workload.seed}")
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = count()
+        self._due: dict[str, int] = {}  # worker -> number of its current heap entry
+        self._calls: dict[str, _Running] = {}
+        self._waiting = list(reversed(workload.pipelines))
+        self._pipelines: list[LivePipeline] = []
+        self._open = 0
+
+    def run(self) -> RunRecords:
+        """Play the whole workload. Every pipeline ends: completed, refused or failed."""
+        for worker in self._specs.values():
+            self.workers[worker.name].speed = self.faults.slow.get(worker.name, 1.0)
+            self._tell(WorkerJoined(at_s=0.0, worker=worker))
+        for outage in self.faults.outages:
+            self._at(outage.at_s, lambda outage=outage: self._die(outage))  # type: ignore[misc]
+        if self.faults.evict_tokens_per_s:
+            self._at(1.0, self._evict)
+        self._start_pipelines()
+        while self._heap and (self._open or self._waiting):
+            self.now_s, _, action = heappop(self._heap)
+            action()
+        return RunRecords(pipelines=[live.record() for live in self._pipelines], calls=self.records)
+
+    def _at(self, at_s: float, action: Callable[[], None]) -> int:
+        number = next(self._numbers)
+        heappush(self._heap, (max(at_s, self.now_s), number, action))
+        return number
+
+    def _start_pipelines(self) -> None:
+        """Closed loop: as many as may be live. Open loop: all, each at its arrival."""
+        limit = self.workload.concurrency
+        while self._waiting and (limit is None or self._open < limit):
+            plan = self._waiting.pop()
+            self._open += 1
+            self._at(plan.arrival_s or 0.0, lambda plan=plan: self._begin(LivePipeline(plan, self.now_s)))  # type: ignore[misc]
+
+    def _begin(self, live: LivePipeline) -> None:
+        self._pipelines.append(live)
+        self._release(live)
+
+    def _release(self, live: LivePipeline) -> None:
+        for plan in live.ready():
+            self._at(self.now_s + plan.gap_s, lambda plan=plan: self._arrive(live, plan))  # type: ignore[misc]
+        if live.ended:
+            self._open -= 1
+            self._start_pipelines()
+
+    def _arrive(self, live: LivePipeline, plan: CallPlan) -> None:
+        if live.ended:
+            return
+        call = live.call(plan, self.now_s)
+        self._calls[call.call_id] = _Running(live, plan, self.now_s, live.keys.chain(plan, call.prefix))
+        self._tell(CallArrived(at_s=self.now_s, call=call))
+
+    def _tell(self, event: Event) -> None:
+        for decision in self.fabric.handle(event):
+            self._perform(decision)
+
+    def _perform(self, decision: Decision) -> None:
+        match decision:
+            case Dispatch():
+                self._dispatch(decision)
+            case Refuse(call_id=call_id, code=code):
+                self._end(call_id, "failed" if code == "upstream_failed" else "refused", code)
+            case Cancel(call_id=call_id, worker=name, attempt=attempt) if name in self.workers:
+                self.workers[name].abort(f"{call_id}#{attempt}", self.now_s)
+                self._watch(name)
+            case WakeAt(at_s=at_s):
+                self._at(at_s, lambda: self._tell(Woke(at_s=self.now_s)))
+
+    def _dispatch(self, decision: Dispatch) -> None:
+        call = self._calls[decision.call_id]
+        call.attempt, call.worker = decision.attempt, decision.worker
+        request = SimRequest(
+            request_id=f"{decision.call_id}#{decision.attempt}",
+            prompt_tokens=call.plan.prompt.total_tokens,
+            output_tokens=call.plan.output_tokens,
+            block_keys=call.chain,
+        )
+        worker = self.workers.get(decision.worker)
+        try:
+            if worker is None:  # dead, and the fabric does not know yet
+                self._at(self.now_s, lambda: self._fail(decision.call_id, decision.attempt, "connection refused"))
+                return
+            worker.submit(request, self.now_s)
+            self._watch(decision.worker)
+        except QueueFull as refusal:
+            reason = str(refusal)
+            self._at(self.now_s, lambda: self._fail(decision.call_id, decision.attempt, reason))
+        except RequestTooLarge as refusal:
+            reason = str(refusal)
+            self._at(self.now_s, lambda: self._fail(decision.call_id, decision.attempt, reason, retryable=False))
+
+    def _fail(self, call_id: str, attempt: int, reason: str, retryable: bool = True) -> None:
+        call = self._calls.get(call_id)
+        if call is None or call.attempt != attempt:
+            return
+        streamed = call.first_s is not None
+        failed = CallFailed(
+            at_s=self.now_s, call_id=call_id, attempt=attempt, reason=reason, streamed=streamed, retryable=retryable
+        )
+        self._tell(failed)
+        if streamed or not retryable:
+            self._end(call_id, "failed", reason)
+
+    def _watch(self, name: str) -> None:
+        """(Re)schedule the worker's next event."""
+        next_s = self.workers[name].next_event_s()
+        self._due.pop(name, None)
+        if next_s is not None:
+            self._due[name] = self._at(next_s, lambda: self._advance(name))
+
+    def _advance(self, name: str) -> None:
+        worker = self.workers.get(name)
+        if worker is None:
+            return
+        stored: list[tuple[int, ...]] = []
+        for event in worker.advance(self.now_s):
+            self._observe(name, event, stored)
+        self._watch(name)
+
+    def _observe(self, name: str, event: SimEvent, stored: list[tuple[int, ...]]) -> None:
+        match event:
+            case FirstTokenOut(request_id=request_id) | Finished(request_id=request_id):
+                call_id, _, attempt = request_id.rpartition("#")
+                call = self._calls.get(call_id)
+                if call is None or call.attempt != int(attempt):
+                    return
+                if isinstance(event, FirstTokenOut):
+                    call.first_s = self.now_s
+                    self._tell(FirstToken(at_s=self.now_s, call_id=call_id, attempt=call.attempt))
+                else:
+                    self._finish(call_id, call, event)
+            case BlocksStored(keys=keys) | BlocksEvicted(keys=keys) if self._specs[name].has_kv_events:
+                kind = PrefixStored if isinstance(event, BlocksStored) else PrefixEvicted
+                if self._random.random() >= self.faults.event_loss:
+                    delayed_s = self.now_s + self.faults.event_delay_s
+                    self._at(delayed_s, lambda: self._tell(kind(at_s=self.now_s, name=name, keys=keys)))
+            case Started():
+                pass
+
+    def _finish(self, call_id: str, call: _Running, event: Finished) -> None:
+        finished = CallFinished(
+            at_s=self.now_s,
+            call_id=call_id,
+            attempt=call.attempt,
+            prompt_tokens=call.plan.prompt.total_tokens,
+            cached_tokens=event.cached_tokens,
+            output_tokens=event.output_tokens,
+        )
+        self._tell(finished)
+        self._end(call_id, "ok", None, event)
+
+    def _end(self, call_id: str, status: CallStatus, error: str | None, finished: Finished | None = None) -> None:
+        call = self._calls.pop(call_id, None)
+        if call is None:
+            return
+        ttft_s = None if call.first_s is None else call.first_s - call.due_s
+        record = CallRecord(
+            pipeline=call.live.plan.pipeline_id,
+            index=call.plan.index,
+            hop=call.plan.hop,
+            pool=call.plan.pool,
+            start_s=call.due_s,
+            end_s=self.now_s,
+            worker=call.worker or None,
+            ttft_s=ttft_s,
+            prompt_tokens=call.plan.prompt.total_tokens if finished else 0,
+            cached_tokens=finished.cached_tokens if finished else None,
+            output_tokens=finished.output_tokens if finished else 0,
+            status=status,
+            attempts=call.attempt,
+            error=error,
+        )
+        self.records.append(record)
+        call.live.settle(call.plan, status, self.now_s)
+        self._release(call.live)
+
+    def _die(self, outage: Outage) -> None:
+        """All that ran there breaks off now; the fabric hears of the worker's loss `detect_s` later."""
+        name = outage.worker
+        self.workers.pop(name, None)
+        for call_id, call in list(self._calls.items()):
+            if call.worker == name:
+                self._fail(call_id, call.attempt, "connection reset")
+        self._at(
+            self.now_s + outage.detect_s,
+            lambda: self._tell(WorkerLost(at_s=self.now_s, name=name, reason="health check")),
+        )
+        self._at(self.now_s + max(outage.down_s, outage.detect_s), lambda: self._return(name))
+
+    def _lose(self, name: str) -> None:
+        self._tell(WorkerLost(at_s=self.now_s, name=name, reason="health checks failed"))
+
+    def _return(self, name: str) -> None:
+        self.workers[name] = SimWorker(_config(self._specs[name], self.workload))
+        self._tell(WorkerJoined(at_s=self.now_s, worker=self._specs[name]))
+
+    def _evict(self) -> None:
+        for name in sorted(self.workers):
+            self.workers[name].evict(int(self.faults.evict_tokens_per_s), self.now_s)
+        self._at(self.now_s + 1.0, self._evict)
+
+
+def _config(worker: Worker, workload: Workload) -> SimWorkerConfig:
+    """The engine behind a worker. Its blocks are the plan's, so that what a plan shares the engine can share."""
+    sizes = sorted({call.prompt.block_tokens for pipeline in workload.pipelines for call in pipeline.calls})
+    if len(sizes) > 1:
+        raise ValueError(f"a workload mixes block sizes {sizes}; an engine has one")
+    block_tokens = sizes[0] if sizes else worker.block_tokens
+    return SimWorkerConfig(
+        profile=worker.profile, kv_tokens=worker.kv_tokens, block_tokens=block_tokens, max_running=worker.max_running
+    )

@@ -1,0 +1,77 @@
+"""Reports side by side: a rich table for a terminal, plain lines for a pipe."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from amf.sim.report import Report, cost_per_pipeline
+
+COLUMNS = (
+    "policy", "workload", "pipelines", "JCT p50 s", "p99 s", "SLO met", "TTFT p50 s", "p99 s", "hit of ideal",
+    "recomputed", "$/pipeline", "refused", "failed",
+)  # fmt: skip
+
+
+def table(reports: Sequence[Report]) -> Table:
+    """One row per report, in the order given."""
+    grid = Table(header_style="bold", pad_edge=False)
+    for number, name in enumerate(COLUMNS):
+        grid.add_column(name, justify="left" if number < 2 else "right", no_wrap=number < 2)
+    for report in reports:
+        grid.add_row(*cells(report))
+    return grid
+
+
+def plain_lines(reports: Sequence[Report]) -> list[str]:
+    """The same columns, aligned with spaces, the header first."""
+    rows = [tuple(name.replace(" ", "_") for name in COLUMNS), *(cells(report) for report in reports)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    return ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
+
+
+def cells(report: Report) -> tuple[str, ...]:
+    """A report's row. A dash stands for what the run does not know."""
+    jct, ttft = report["jct_s"], report["ttft_s"]
+    return (
+        report["policy"],
+        report["workload"],
+        str(report["pipelines"]),
+        _seconds(jct["p50"]),
+        _seconds(jct["p99"]),
+        _percent(report["slo_attainment"]),
+        _seconds(ttft["p50"]),
+        _seconds(ttft["p99"]),
+        f"{_percent(report['hit_ratio'])}/{_percent(report['ideal_hit_ratio'])}",
+        _tokens(report["recomputed_tokens"]),
+        _dollars(cost_per_pipeline(report)),
+        str(report["refused"]),
+        str(report["failed"]),
+    )
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    pairs = zip(row, widths, strict=True)
+    return [cell.ljust(width) if column < 2 else cell.rjust(width) for column, (cell, width) in enumerate(pairs)]
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _tokens(count: int | None) -> str:
+    if count is None:
+        return "-"
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "K")):
+        if count >= size:
+            return f"{count / size:.1f}{unit}"
+    return str(count)
+
+
+def _dollars(value: float | None) -> str:
+    return "-" if value is None else f"${value:.4f}" if value < 1 else f"${value:.2f}"

@@ -1,0 +1,135 @@
+"""Decoding requests advance in lockstep: each iteration gives every one of them a token.
+
+So nothing is kept per token. One counter, the *tick*, is how many decode iterations have passed; a request joins with
+an offset and its output is offset + tick. It needs a new block every `block_tokens` ticks, always at the same phase,
+so requests are filed by phase; it fills a block at the tick before that; and it ends at a tick known when it joins
+(to us, not to the scheduler). Between these ticks the worker's state does not change, and a `QuietRun` passes over
+them at once.
+"""
+
+import heapq
+from collections.abc import Callable
+
+from amf.sim.worker_state import Live
+
+
+class Lockstep:
+    """`stores`: whether a filled block is an occurrence (prefix caching on)."""
+
+    def __init__(self, block_tokens: int, stores: bool) -> None:
+        self.tick = 0
+        self.batch = 0
+        self.kv_tokens = 0  # that the next iteration attends to, its own token included
+        self._block_tokens = block_tokens
+        self._stores = stores
+        self._phases: list[dict[int, Live]] = [{} for _ in range(block_tokens)]
+        self._ends: list[tuple[int, int, Live]] = []
+
+    def join(self, live: Live) -> None:
+        live.offset = live.produced - self.tick
+        live.phase = (1 - live.length + self.tick) % self._block_tokens
+        self._phases[live.phase][live.seq] = live
+        heapq.heappush(self._ends, (live.target - live.offset, live.seq, live))
+        self.batch += 1
+        self.kv_tokens += live.length
+
+    def leave(self, live: Live) -> None:
+        live.produced = live.offset + self.tick
+        del self._phases[live.phase][live.seq]
+        live.phase = -1
+        self.batch -= 1
+        self.kv_tokens -= live.length
+        if not self.batch:
+            self._ends.clear()
+
+    def needing_block(self) -> list[Live]:
+        """Requests whose next token opens a block, in order of admission."""
+        return list(self._phases[self.tick % self._block_tokens].values())
+
+    def filling_block(self) -> list[Live]:
+        """Requests whose next token fills a block, in order of admission."""
+        return list(self._phases[(self.tick + 1) % self._block_tokens].values())
+
+    def quiet_ticks(self) -> int:
+        """Iterations from now in which no block is opened or filled and no request ends."""
+        if not self.batch:
+            return 0
+        size = self._block_tokens
+        quiet = next(ahead for ahead in range(size) if self._phases[(self.tick + ahead) % size])
+        return max(0, min(quiet - self._stores, self._next_end() - self.tick - 1))
+
+    def step(self, ticks: int = 1) -> None:
+        self.tick += ticks
+        self.kv_tokens += ticks * self.batch
+
+    def ended(self) -> list[Live]:
+        """Requests that have just produced their last token, in order of admission. They leave."""
+        done: list[Live] = []
+        while self.batch and self._next_end() == self.tick:
+            live = heapq.heappop(self._ends)[2]
+            self.leave(live)
+            done.append(live)
+        return done
+
+    def _next_end(self) -> int:
+        ends = self._ends
+        while ends[0][2].phase < 0 or ends[0][2].seq != ends[0][1]:  # left before its end
+            heapq.heappop(ends)
+        return ends[0][0]
+
+
+class QuietRun:
+    """`count` iterations that start at `start_s`, the i-th of `seconds(i)`.
+
+    Iteration time is piecewise affine in KV tokens, hence in i (a maximum of bytes and FLOPs, each affine, with
+    perhaps a knee at a sliding window). The run is cut into affine pieces by bisection and each is summed as an
+    arithmetic series.
+    """
+
+    def __init__(self, start_s: float, count: int, seconds: Callable[[int], float]) -> None:
+        self.start_s = start_s
+        self.count = count
+        self._pieces: list[tuple[int, int, float, float]] = []  # first, length, its seconds, growth per iteration
+        self._divide(0, count - 1, seconds)
+        self.end_s = start_s + self.elapsed(count)
+
+    def elapsed(self, iterations: int) -> float:
+        """Seconds that the first `iterations` take."""
+        total = 0.0
+        for first, length, start, growth in self._pieces:
+            n = min(length, iterations - first)
+            if n <= 0:
+                break
+            total += n * start + growth * (n * (n - 1) / 2)
+        return total
+
+    def done(self, now_s: float) -> int:
+        """Iterations that have ended at `now_s`."""
+        low, high = 0, self.count
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.start_s + self.elapsed(middle) <= now_s:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def cut(self, now_s: float) -> None:
+        """End at the first boundary between iterations at or after `now_s`."""
+        done = self.done(now_s)
+        if self.start_s + self.elapsed(done) < now_s:
+            done = min(done + 1, self.count)
+        self.count = done
+        self.end_s = self.start_s + self.elapsed(done)
+
+    def _divide(self, first: int, last: int, seconds: Callable[[int], float]) -> None:
+        start, end = seconds(first), seconds(last)
+        span = last - first
+        growth = (end - start) / span if span else 0.0
+        probes = {first + span // 4, first + span // 2} if span > 1 else set()
+        if all(abs(seconds(i) - start - growth * (i - first)) <= 1e-12 * end for i in sorted(probes)):
+            self._pieces.append((first, span + 1, start, growth))
+        else:
+            middle = first + span // 2
+            self._divide(first, middle, seconds)
+            self._divide(middle + 1, last, seconds)

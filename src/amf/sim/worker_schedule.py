@@ -1,0 +1,215 @@
+"""What the simulated engine puts into its next iteration: vLLM v1's scheduler over a paged block pool.
+
+Running requests come first. Decodes take a token each and a new block when they open one; then the one prefill that
+did not fit in the last iteration goes on (there is never more than one: nothing is admitted unless every older
+prefill got all it asked for). When a block is missing, a victim loses all of its blocks and goes back to the front of
+the queue. In an iteration without a victim, waiting requests are then admitted, in order and none past another, while
+tokens, sequences and memory last. A request needs room for its whole known length to be admitted, but takes blocks
+only as it computes.
+
+As in vLLM, a block is findable from the moment its filling is scheduled, so that of two requests with one prompt
+admitted into the same iteration the second finds the first one's blocks.
+"""
+
+from itertools import islice
+
+from amf.sim.blocks import BlockPool
+from amf.sim.messages import SimWorkerConfig
+from amf.sim.worker_decode import Lockstep
+from amf.sim.worker_queue import WaitingQueue
+from amf.sim.worker_state import Iteration, Live, WorkerStats
+
+
+class Scheduler:
+    """Owner of the pool, the queue and the running requests of one worker."""
+
+    def __init__(self, config: SimWorkerConfig, stats: WorkerStats) -> None:
+        self.config = config
+        self.stats = stats
+        self.pool = BlockPool(config.kv_tokens // config.block_tokens)
+        self.lockstep = Lockstep(config.block_tokens, config.prefix_caching)
+        self.waiting = WaitingQueue(config.scheduling == "priority")
+        self.running: dict[int, Live] = {}  # by order of admission
+        self.max_running = min(config.max_running, config.token_budget)  # every decode takes a token
+        self._prefilling: Live | None = None  # the last admitted, if its prompt is not done yet
+        self._admissions = 0
+        self._refused: tuple[Live, int, int | None] | None = None  # who, the pool's releases, the first key it missed
+
+    @property
+    def idle(self) -> bool:
+        return not self.running and not self.waiting
+
+    def form(self, remember: bool) -> Iteration:
+        """The next iteration; its blocks are taken and findable, its results are not out. `remember`: do not look
+        again at a request that memory refused until memory has changed in its favour (same outcome, less work)."""
+        iteration = Iteration()
+        self._open_blocks(iteration)
+        self._continue_prefill(iteration)
+        iteration.decodes = self.lockstep.batch
+        iteration.decode_kv_tokens = self.lockstep.kv_tokens
+        for live in self.lockstep.filling_block():
+            self._make_findable(live, live.request.prompt_tokens + live.offset + self.lockstep.tick, iteration)
+        if not iteration.preempted:
+            budget = self.config.token_budget - iteration.tokens
+            while budget > 0 and self.may_admit(remember) and (taken := self._admit(budget, iteration)):
+                budget -= taken
+        return iteration
+
+    def outline(self, ticks_ahead: int) -> tuple[list[tuple[int, int]], int, int]:
+        """Prefill, decode batch and its KV tokens of the iteration after `ticks_ahead` quiet ones, nobody coming or
+        going."""
+        batch, live = self.lockstep.batch, self._prefilling
+        prefill = [(self._chunk(), live.computed)] if live else []
+        return prefill, batch, self.lockstep.kv_tokens + ticks_ahead * batch
+
+    def quiet_ticks(self, remember: bool) -> int:
+        """How many iterations from now change nothing but the number of tokens produced."""
+        return 0 if self._prefilling or self.may_admit(remember) else self.lockstep.quiet_ticks()
+
+    def may_admit(self, remember: bool) -> bool:
+        """Whether the head of the queue has a chance in the next iteration."""
+        if not self.waiting or len(self.running) >= self.max_running:
+            return False
+        if self.lockstep.batch + self._chunk() >= self.config.token_budget:
+            return False
+        if not remember or self._refused is None:
+            return True
+        live, releases, missed = self._refused
+        changed = releases != self.pool.releases or (missed is not None and missed in self.pool)
+        return changed or live is not self.waiting.head()
+
+    def may_preempt(self) -> bool:
+        """Whether the next iteration could run out of blocks (errs towards yes)."""
+        return self.pool.free <= self.lockstep.batch + self._chunk() // self.config.block_tokens
+
+    def complete(self, iteration: Iteration) -> tuple[list[Live], list[Live]]:
+        """Give out the iteration's tokens. Returns the requests with their first token and those that ended, which
+        are gone, each in order of admission."""
+        if iteration.decodes:
+            self.lockstep.step()
+        firsts, ended = [], self.lockstep.ended()
+        self.stats.output_tokens += iteration.decodes
+        for live, _, _ in iteration.chunks:
+            if live.computed < live.length:
+                continue
+            if live.target:
+                live.produced += 1
+                self.stats.output_tokens += 1
+            if live.produced == 1:
+                firsts.append(live)
+            if live.produced >= live.target:
+                ended.append(live)
+            else:
+                self.lockstep.join(live)
+        for live in ended:
+            self._vacate(live)
+        return firsts, ended
+
+    def drop(self, live: Live) -> None:
+        """Take a running request out; its blocks are free."""
+        if live.phase >= 0:
+            self.lockstep.leave(live)
+        if live is self._prefilling:
+            self._prefilling = None
+        self._vacate(live)
+
+    def check(self) -> None:
+        """Raise AssertionError where the books do not balance."""
+        running, size = list(self.running.values()), self.config.block_tokens
+        self.pool.check([live.blocks for live in running])
+        assert len(running) <= self.max_running, "too many sequences"
+        decoding = [live for live in running if live.phase >= 0]
+        lengths = {live: live.request.prompt_tokens + live.offset + self.lockstep.tick for live in decoding}
+        assert len(decoding) == self.lockstep.batch, "lockstep lost a request"
+        assert sum(lengths.values()) == self.lockstep.kv_tokens, "lockstep lost count of its tokens"
+        for live in running:
+            computed = lengths[live] - 1 if live in lengths else live.computed
+            assert 0 <= len(live.blocks) - -(-computed // size) <= (live in lengths), "blocks do not cover the sequence"
+            assert live not in self.waiting, "running and waiting"
+
+    def _chunk(self) -> int:
+        """Tokens that the prefill under way gets in the next iteration."""
+        live = self._prefilling
+        return min(live.length - live.computed, self.config.token_budget - self.lockstep.batch) if live else 0
+
+    def _open_blocks(self, iteration: Iteration) -> None:
+        for live in self.lockstep.needing_block():
+            if self._make_room(live, 1, iteration):
+                self._take_blocks(live, 1, iteration)
+
+    def _continue_prefill(self, iteration: Iteration) -> None:
+        live, tokens = self._prefilling, self._chunk()
+        if live is not None and self._make_room(live, self._blocks_for(live, tokens), iteration):
+            self._prefill(live, tokens, iteration)
+
+    def _make_room(self, live: Live, blocks: int, iteration: Iteration) -> bool:
+        """Preempt until `blocks` are free. False if `live` itself had to go, now or before."""
+        while live.seq >= 0 and self.pool.free < blocks:
+            by_priority = self.config.scheduling == "priority"
+            running = self.running.values()
+            victim = max(running, key=lambda other: other.urgency) if by_priority else next(reversed(running))
+            self.drop(victim)
+            self.waiting.push_front(victim)
+            self.stats.preemptions += 1
+            iteration.preempted.append(victim)
+        return live.seq >= 0
+
+    def _admit(self, budget: int, iteration: Iteration) -> int:
+        """Admit the head of the queue. Returns the tokens it takes of `budget`, 0 when memory refuses it."""
+        live, pool, size = self.waiting.head(), self.pool, self.config.block_tokens
+        keys, limit = live.request.block_keys, (live.length - 1) // size
+        found = pool.match(islice(keys, limit)) if self.config.prefix_caching else []
+        needed = -(-live.length // size)
+        if needed > pool.free and needed - len(found) + pool.count_free(found) > pool.free:
+            missed = keys[len(found)] if self.config.prefix_caching and len(found) < limit else None
+            self._refused = (live, pool.releases, missed)
+            return 0
+        self.waiting.remove(live)
+        pool.hold(found)
+        live.blocks, live.hashed, live.computed = found, len(found), len(found) * size
+        live.seq = self._admissions
+        self._admissions += 1
+        self.running[live.seq] = live
+        if live.cached_tokens < 0:
+            self._count_start(live)
+            iteration.started.append(live)
+        taken = min(budget, live.length - live.computed)
+        self._prefill(live, taken, iteration)
+        return taken
+
+    def _prefill(self, live: Live, tokens: int, iteration: Iteration) -> None:
+        self._take_blocks(live, self._blocks_for(live, tokens), iteration)
+        iteration.chunks.append((live, tokens, live.computed))
+        live.computed += tokens
+        self.stats.computed_tokens += tokens
+        self._make_findable(live, live.computed, iteration)
+        self._prefilling = live if live.computed < live.length else None
+
+    def _blocks_for(self, live: Live, tokens: int) -> int:
+        return -(-(live.computed + tokens) // self.config.block_tokens) - len(live.blocks)
+
+    def _take_blocks(self, live: Live, count: int, iteration: Iteration) -> None:
+        blocks, evicted = self.pool.allocate(count)
+        live.blocks += blocks
+        iteration.evicted += evicted
+
+    def _make_findable(self, live: Live, computed: int, iteration: Iteration) -> None:
+        """Store the blocks that are full once `computed` tokens are."""
+        first, end = live.hashed, computed // self.config.block_tokens
+        if self.config.prefix_caching and first < end:
+            self.pool.store(live.blocks[first:end], live.request.block_keys[first:end])
+            live.hashed = end
+            iteration.stored.append((live, first, end))
+
+    def _vacate(self, live: Live) -> None:
+        self.pool.release(live.blocks)
+        del self.running[live.seq]
+        live.blocks, live.hashed, live.computed, live.seq = [], 0, 0, -1
+
+    def _count_start(self, live: Live) -> None:
+        live.cached_tokens = live.computed
+        self.stats.prompt_tokens += live.request.prompt_tokens
+        self.stats.cached_tokens += live.cached_tokens
+        if self.config.prefix_caching:
+            self.stats.query_tokens += live.request.prompt_tokens
+            self.stats.hit_tokens += live.cached_tokens

@@ -1,0 +1,65 @@
+"""Seconds of planned work by the cost model: a pipeline alone, and the rate at which a fleet saturates."""
+
+from collections.abc import Mapping, Sequence
+
+from amf.core.cost import decode_s, prefill_s
+from amf.core.types import CallKind, Worker, WorkerProfile
+from amf.sim.plan import CallPlan, PipelinePlan, PromptPlan, Workload
+from amf.sim.workload.blocks import SHARED_BLOCKS, owned_runs
+from amf.sim.workload.ideal import PrefixTree
+
+FULL_BATCH = 64  # sequences at which decoding is taken as saturated, memory permitting
+
+
+def standalone_s(pipeline: PipelinePlan, profiles: Mapping[str, WorkerProfile]) -> float:
+    """Seconds of the pipeline's critical path, gaps included, alone on workers whose caches never evict: each call
+    prefills only what is neither static text nor in an earlier prompt of the pipeline on that pool, then decodes in a
+    batch of one. `profiles` by pool. The clairvoyant base of `slo_stretch` and of the report's stretch."""
+    end_s: list[float] = []
+    trees: dict[str, PrefixTree] = {}
+    for call in pipeline.calls:
+        warm = _static_blocks(call.prompt)
+        if call.kind is CallKind.GENERATE:
+            warm = max(warm, trees.setdefault(call.pool, PrefixTree()).add(call.prompt))
+        start_s = max((end_s[parent] for parent in call.parents), default=0.0) + call.gap_s
+        end_s.append(start_s + _call_s(profiles[call.pool], call, warm * call.prompt.block_tokens))
+    return max(end_s, default=0.0)
+
+
+def saturation_rate_per_s(workload: Workload, fleet: Sequence[Worker], cached: Mapping[tuple[str, int], int]) -> float:
+    """Pipelines per second at which the busiest pool of the fleet is fully used, with an infinite cache (`cached` tokens
+    by pipeline and call) and full decode batches. An estimate by the cost model: memory is not modelled."""
+    busy_s: dict[str, float] = {}
+    workers = {worker.pool: worker for worker in fleet}
+    for pipeline in workload.pipelines:
+        for call in pipeline.calls:
+            warm_tokens = cached[pipeline.pipeline_id, call.index]
+            busy_s[call.pool] = busy_s.get(call.pool, 0.0) + _capacity_s(workers[call.pool], call, warm_tokens)
+    sizes = {pool: sum(worker.pool == pool for worker in fleet) for pool in busy_s}
+    return len(workload.pipelines) / max(busy_s[pool] / sizes[pool] for pool in sorted(busy_s))
+
+
+def _static_blocks(prompt: PromptPlan) -> int:
+    """Leading blocks of text that is the same in all pipelines of the graph."""
+    blocks = 0
+    for _, first, count in owned_runs(prompt):
+        if first >= SHARED_BLOCKS:
+            break
+        blocks += count
+    return blocks
+
+
+def _call_s(profile: WorkerProfile, call: CallPlan, warm_tokens: int) -> float:
+    total = call.prompt.total_tokens
+    if call.kind is not CallKind.GENERATE:
+        return prefill_s(profile, total, 0)
+    warm = min(warm_tokens, total - 1)
+    return prefill_s(profile, total - warm, warm) + decode_s(profile, call.output_tokens - 1, 1, total + 1)
+
+
+def _capacity_s(worker: Worker, call: CallPlan, warm_tokens: int) -> float:
+    """Worker seconds the call costs a busy worker: its prefill and its share of a full batch's decoding."""
+    total = call.prompt.total_tokens
+    prefill = prefill_s(worker.profile, total - warm_tokens, warm_tokens)
+    batch = max(1, min(FULL_BATCH, worker.max_running, worker.kv_tokens // (total + call.output_tokens)))
+    return prefill + decode_s(worker.profile, call.output_tokens, batch, batch * total) / batch

@@ -1,0 +1,57 @@
+"""A live journal replays to the same decisions."""
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+from gateway_kit import FakeEngine, fake_engine, gateway_of
+
+from amf.config import JournalConfig
+from amf.gateway.replay import replay
+
+
+@pytest.mark.parametrize("policy", ["fabric", "session-affinity", "essay"])
+async def test_a_live_journal_replays_to_identical_decisions(policy: str, tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = JournalConfig(path=str(path), flush_interval_s=0.05)
+    async with (
+        fake_engine() as one,
+        fake_engine(FakeEngine(fault="500")) as two,
+        gateway_of(one, two, policy=policy, journal=journal) as (_, client),
+    ):
+        for turn in range(3):
+            history = [word for i in range(turn) for word in (f"q{i}", f"a{i}")]
+            calls = (client.chat(*history, f"q{turn}", f"run {i}", "go", stream=i % 2 == 0) for i in range(6))
+            await asyncio.gather(*calls)
+        await client.request("DELETE", "/amf/v1/workers/w1")
+        await client.chat("last", headers={"x-amf-deadline-ms": "5000", "x-amf-run-id": "r"})
+    result = replay(path)
+    assert result.differences == ()
+    assert result.events > 40 and result.decisions > 20
+
+
+async def test_a_changed_decision_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    async with fake_engine() as one, gateway_of(one, journal=JournalConfig(path=str(path))) as (_, client):
+        await client.chat("hi")
+    lines = path.read_bytes().splitlines()
+    changed = [line.replace(b'"w0"', b'"w9"') if b'"dispatch"' in line.lower() else line for line in lines]
+    assert changed != lines
+    path.write_bytes(b"\n".join(changed))
+    assert replay(path).differences
+    path.write_bytes(b'{"journal": 99}\n')
+    with pytest.raises(ValueError):
+        replay(path)
+
+
+async def test_no_prompt_is_ever_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = JournalConfig(path=str(path))
+    async with fake_engine(FakeEngine(fault="500")) as one, gateway_of(one, journal=journal) as (_, client):
+        with caplog.at_level("DEBUG", logger="amf"):
+            await client.chat("a very secret prompt")
+            await client.request("POST", "/v1/chat/completions", data=b'{"model":"tiny","messages":[very secret')
+    assert b"secret" not in path.read_bytes()
+    assert "secret" not in caplog.text
+    assert msgspec.json.decode(path.read_bytes().splitlines()[0])["journal"] == 1

@@ -1,0 +1,103 @@
+"""fabric.toml: what is read, and how mistakes are named."""
+
+from pathlib import Path
+
+import pytest
+
+from amf.config import ConfigError, config_from_dict, load_config
+from amf.engines.engine import Capabilities, EngineInfo
+from amf.gateway.profiles import worker_of
+
+WHOLE = """
+[server]
+port = 0
+api_keys = ["a", "b"]
+shutdown_grace_s = 5
+[fabric]
+policy = "essay"
+cold_tokens = 1000
+tick_s = 2
+[[worker]]
+url = "http://10.0.0.5:8000"
+gpu = "h200"
+kv_tokens = 500_000
+[[worker]]
+url = "http://10.0.0.6:8000"
+name = "six"
+priority = true
+[pools."llama-3.3-70b"]
+tokenizer = "engine"
+[journal]
+path = "j.jsonl"
+[limits]
+wait_s = 30
+"""
+
+
+def test_a_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "fabric.toml"
+    path.write_text(WHOLE)
+    config = load_config(path)
+    assert (config.policy, config.fabric.cold_tokens, config.fabric.tick_s) == ("essay", 1000, 2.0)
+    assert config.server.api_keys == ("a", "b") and config.server.shutdown_grace_s == 5.0
+    assert [worker.name for worker in config.workers] == [None, "six"]
+    assert config.workers[0].kv_tokens == 500_000 and config.workers[1].priority
+    assert config.pools["llama-3.3-70b"].tokenizer == "engine"
+    assert (config.journal.path, config.limits.wait_s) == ("j.jsonl", 30.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[server]\nprot = 1", ("[server]", "`prot`", "`port`")),
+        ("[fabric]\ncold_token = 1", ("[fabric]", "`cold_tokens`")),
+        ("[fabric]\npolicy = 3", ("policy",)),
+        ("[fabric]\ncold_tokens = 'many'", ("[fabric]", "cold_tokens")),
+        ("[workers]\n", ("`workers`", "`worker`")),
+        ("[worker]\nurl = 'http://x'", ("[[worker]]",)),
+        ("[[worker]]\nurl = '10.0.0.5'", ("http://",)),
+        ("[[worker]]\nengine = 'vllm'", ("url",)),
+        ("[[worker]]\nurl = 'http://x'\nengine = 'tgi9'", ("[[worker]]", "engine")),
+        ("[[worker]]\nurl = 'http://x'\n[[worker]]\nurl = 'http://x'", ("twice",)),
+        ("[pools.m]\ntokeniser = 'x'", ("[pools.m]", "`tokenizer`")),
+        ("[server]\nport = 70000", ("port", "65535")),
+        ("[server]\ntime_scale = 0", ("time_scale",)),
+        ("[limits]\nwait_s = -1", ("wait_s",)),
+        ("[server\n", ("TOML",)),
+    ],
+)
+def test_mistakes_are_named_with_a_remedy(text: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "fabric.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    for word in (str(path), *words):
+        assert word in str(caught.value)
+
+
+def test_a_missing_file() -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(Path("/nowhere/fabric.toml"))
+
+
+def info(model: str, **more: object) -> EngineInfo:
+    return EngineInfo(engine="vllm", models=(model,), capabilities=Capabilities(kv_events=True), **more)  # type: ignore[arg-type]
+
+
+def test_beliefs_about_a_worker_come_from_config_then_probe_then_presets() -> None:
+    document = {"worker": [{"url": "http://x", "gpu": "h200", "tensor_parallel": 2, "weights": "fp8"}]}
+    config = config_from_dict(document).workers[0]
+    big = worker_of(config, "w", info("meta-llama/Llama-3.3-70B-Instruct", block_tokens=32), exact=True)
+    small = worker_of(config, "w", info("my-own-model", kv_tokens=777), exact=False)
+    assert big.profile.flops_per_token > 5 * small.profile.flops_per_token
+    assert (big.block_tokens, big.has_kv_events, big.kv_tokens > 100_000) == (32, True, True)
+    assert (small.block_tokens, small.has_kv_events, small.kv_tokens) == (16, False, 777)
+
+
+def test_a_worker_that_serves_something_else_is_refused() -> None:
+    config = config_from_dict({"worker": [{"url": "http://x", "model": "a"}]}).workers[0]
+    with pytest.raises(ConfigError, match="does not serve `a` but b"):
+        worker_of(config, "w", info("b"), exact=False)
+    config = config_from_dict({"worker": [{"url": "http://x", "gpu": "h2000"}]}).workers[0]
+    with pytest.raises(ConfigError, match="h200"):
+        worker_of(config, "w", info("b"), exact=False)

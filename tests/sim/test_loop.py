@@ -1,0 +1,121 @@
+"""The fabric and simulated workers in virtual time: whole workloads, with and without faults, on several seeds."""
+
+from dataclasses import replace
+
+import pytest
+
+from amf.core.config import FabricConfig
+from amf.core.events import Event
+from amf.core.fabric import Fabric
+from amf.core.journal import decision_to_dict, event_to_dict
+from amf.core.policy.bundles import BUNDLES, policies_named
+from amf.core.types import Worker
+from amf.sim.loop import Faults, Outage, Simulation
+from amf.sim.plan import Workload
+from amf.sim.scenario import pool_worker, scenario_from_dict
+from amf.sim.workload import build, fleet_of
+
+GRAPH = {"kind": "graph", "graph": "coding-7hop", "pipelines": 8, "concurrency": 4, "scale_tokens": 0.1}
+SESSIONS = {"kind": "coding-sessions", "pipelines": 6, "concurrency": 6, "scale_tokens": 0.05, "think_cap_s": 60}
+SESSIONS_FLEET = [{"model": "llama-3.1-8b", "workers": 3, "kv_tokens": 30_000}]
+
+
+class Checked(Fabric):
+    """A fabric that checks its invariants after every event and keeps its journal."""
+
+    def __init__(self, policy: str) -> None:
+        super().__init__(FabricConfig(), policies_named(policy))
+        self.journal: list[object] = []
+
+    def handle(self, event: Event):
+        decisions = super().handle(event)
+        self.check_invariants()
+        self.journal.append((event_to_dict(event), [decision_to_dict(d) for d in decisions]))
+        return decisions
+
+
+def prepare(workload: dict, fleet: list[dict], seed: int, **worker: object) -> tuple[list[Worker], Workload]:
+    scenario = scenario_from_dict({"workload": {**workload, "seed": seed}, "pool": fleet}, "test.toml")
+    pools = fleet_of(scenario)
+    workers = [replace(pool_worker(pool, i), block_tokens=64, **worker) for pool in pools for i in range(pool.workers)]
+    return workers, build(scenario.workload, pools)
+
+
+def play(policy: str, workload: dict, fleet: list[dict], seed: int = 1, faults: Faults | None = None, **worker: object):
+    workers, plans = prepare(workload, fleet, seed, **worker)
+    fabric = Checked(policy)
+    simulation = Simulation(fabric, workers, plans, faults)
+    return simulation, simulation.run(), fabric
+
+
+@pytest.mark.parametrize("policy", sorted(BUNDLES))
+@pytest.mark.parametrize(("workload", "fleet"), [(GRAPH, []), (SESSIONS, SESSIONS_FLEET)], ids=["graph", "sessions"])
+def test_every_pipeline_completes_under_every_policy(policy: str, workload: dict, fleet: list[dict]):
+    simulation, records, fabric = play(policy, workload, fleet)
+    assert {each.status for each in records.pipelines} == {"completed"}
+    assert fabric.totals()["live_calls"] == 0
+    totals = fabric.totals()
+    assert totals["prompt_tokens"] == sum(call.prompt_tokens for call in records.calls)
+    assert totals["cached_tokens"] == sum(call.cached_tokens or 0 for call in records.calls)
+    for worker in simulation.workers.values():
+        worker.check_invariants()
+        assert worker.stats.running == worker.stats.waiting == 0
+
+
+@pytest.mark.parametrize("policy", ["fabric", "session-affinity"])
+def test_one_seed_gives_one_run(policy: str):
+    runs = [play(policy, SESSIONS, SESSIONS_FLEET, seed=3, has_kv_events=True) for _ in range(2)]
+    assert runs[0][1].calls == runs[1][1].calls
+    assert runs[0][2].journal == runs[1][2].journal
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_faults_lose_only_what_had_begun_to_stream_on_a_dead_worker(seed: int):
+    faults = Faults(
+        event_loss=0.3,
+        event_delay_s=5.0,
+        evict_tokens_per_s=2_000.0,
+        outages=(
+            Outage(worker="llama-3.1-8b-0", at_s=20.0, detect_s=3.0, down_s=60.0),
+            Outage(worker="llama-3.1-8b-1", at_s=150.0, detect_s=0.5, down_s=30.0),
+        ),
+        slow={"llama-3.1-8b-2": 3.0},
+    )
+    _, records, fabric = play("fabric", SESSIONS, SESSIONS_FLEET, seed, faults, has_kv_events=True)
+    assert fabric.totals()["live_calls"] == 0
+    assert not [call for call in records.calls if call.status == "refused"]
+    for call in records.calls:
+        if call.status == "failed":
+            assert call.ttft_s is not None and call.error == "connection reset", "this call could have been saved"
+
+
+def test_a_whole_pool_down_holds_calls_and_then_refuses_them_with_a_reason():
+    outages = tuple(Outage(worker=f"llama-3.1-8b-{i}", at_s=5.0, detect_s=0.1, down_s=400.0) for i in range(3))
+    _, records, fabric = play("fabric", SESSIONS, SESSIONS_FLEET, 1, Faults(outages=outages))
+    refused = [call for call in records.calls if call.status == "refused"]
+    assert refused and {call.error for call in refused} == {"no_worker"}
+    assert fabric.totals()["live_calls"] == 0
+
+
+def test_belief_about_warmth_is_corrected_when_a_worker_lies():
+    quiet = play("fabric", SESSIONS, SESSIONS_FLEET, 2)
+    lied = play("fabric", SESSIONS, SESSIONS_FLEET, 2, Faults(evict_tokens_per_s=20_000.0))
+
+    def forgotten(fabric: Fabric) -> int:
+        return sum(report["drift"]["forgotten_tokens"] for report in fabric.worker_reports())
+
+    assert forgotten(lied[2]) > forgotten(quiet[2])
+    cached = [sum(call.cached_tokens or 0 for call in run[1].calls) for run in (quiet, lied)]
+    assert cached[1] < cached[0], "the emulated loss is real"
+
+
+def test_hold_back_keeps_more_warm_than_affinity_when_memory_is_short():
+    workload = {"kind": "coding-sessions", "pipelines": 5, "concurrency": 5, "think_cap_s": 60}
+    fleet = [{"model": "llama-3.3-70b", "workers": 1, "kv_tokens": 230_000}]
+    ratio = {}
+    for policy in ("session-affinity", "fabric"):
+        workers, plans = prepare(workload, fleet, 5)
+        records = Simulation(Fabric(FabricConfig(), policies_named(policy)), workers, plans).run()
+        prompt = sum(call.prompt_tokens for call in records.calls)
+        ratio[policy] = sum(call.cached_tokens or 0 for call in records.calls) / prompt
+    assert ratio["fabric"] > ratio["session-affinity"] + 0.05, ratio
