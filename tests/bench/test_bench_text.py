@@ -6,11 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amf.bench.messages import Conversation
-from amf.bench.text import BYTES_PER_TOKEN, block_text, run_text, tail_text
+from amf.bench.text import BYTES_PER_TOKEN, prompt_text, tail_text
 from amf.sim.plan import CallPlan, PipelinePlan, PromptPlan
 from amf.sim.workload.blocks import SHARED_BLOCKS, block_namespace
 
 IDS = st.integers(min_value=0, max_value=2**40)
+
+
+def run_text(namespace: str, first: int, count: int, block_tokens: int) -> bytes:
+    prompt = PromptPlan(namespace=namespace, block_tokens=block_tokens, runs=((first, count),))
+    return prompt_text([(namespace, first, count)], prompt, "nobody")
+
+
+def block_text(namespace: str, block: int, block_tokens: int) -> bytes:
+    return run_text(namespace, block, 1, block_tokens)
 
 
 @given(IDS, IDS, st.integers(8, 80))

@@ -40,7 +40,7 @@ def lag_of(calls: Iterable[CallRun]) -> Lag:
     duration_s = fmean(call.end_s - call.sent_s for call in runs)
     return Lag(
         mean_s=fmean(lags),
-        p99_s=quantiles(lags, n=100)[-1] if len(lags) > 1 else lags[0],
+        p99_s=quantiles(lags, n=100, method="inclusive")[-1] if len(lags) > 1 else lags[0],
         max_s=max(lags),
         share=fmean(lags) / duration_s if duration_s else 0.0,
     )

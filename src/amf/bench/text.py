@@ -38,16 +38,6 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ID_STEP = np.uint64(0xD1342543DE82EF95)
 
 
-def block_text(namespace: str, block_id: int, block_tokens: int) -> bytes:
-    """The text of one block."""
-    return _render(_seeds(namespace, block_id, 1), block_tokens)
-
-
-def run_text(namespace: str, first_id: int, count: int, block_tokens: int) -> bytes:
-    """The text of `count` consecutive blocks."""
-    return _render(_seeds(namespace, first_id, count), block_tokens)
-
-
 def tail_text(owner: str, tokens: int) -> bytes:
     """`tokens` words that only `owner` (one call of one pipeline) has."""
     return _render(_seeds(f"tail/{owner}", 0, 1), tokens)

@@ -14,9 +14,9 @@ from amf.bench.page import Measured, Page, write_page
 from amf.bench.remarks import remarks
 from amf.bench.requests import Identity
 from amf.bench.runner import BenchError, BenchJob, BenchResult, run_bench
+from amf.bench.show import show
 from amf.sim.plan import Workload
 from amf.sim.report import write_json
-from amf.sim.report_table import plain_lines, table
 from amf.sim.scenario import PoolSpec, ScenarioError, WorkloadSpec, load_scenario
 from amf.sim.workload import build, fleet_of
 
@@ -136,11 +136,7 @@ def _mapping(pairs: list[str]) -> dict[str, str]:
 
 
 def _show(job: BenchJob, result: BenchResult) -> None:
-    console = Console()
-    if console.is_terminal:
-        console.print(table([result.report]))
-    else:
-        typer.echo("\n".join(plain_lines([result.report])))
+    show([result.report], Console())
     for line in _remarks(job, result):
         typer.echo(line)
 

@@ -14,14 +14,14 @@ from amf.bench.page import Measured, Page, write_page
 from amf.bench.remarks import remarks
 from amf.bench.runner import BenchError
 from amf.bench.scrape import ScrapeError
+from amf.bench.show import show
 from amf.core.policy.bundles import policies_named
 from amf.demo.conclusion import conclusions
 from amf.demo.processes import ChildError
 from amf.demo.results import PolicyRun, measured_of
 from amf.demo.runner import DemoOptions, run_demo
 from amf.demo.workload import DemoSize, DemoWork, demo_work
-from amf.sim.report import Report, write_json
-from amf.sim.report_table import plain_lines, table
+from amf.sim.report import write_json
 from amf.sim.scenario import ScenarioError
 
 _USAGE_ERROR = 2
@@ -104,13 +104,8 @@ def _clear(folder: Path) -> None:
 
 
 def _show(measured: list[Measured], time_scale: float) -> None:
-    rows: list[Report] = [dict(each.row) for each in measured]
-    rows.sort(key=lambda row: row["workload"])
-    console = Console()
-    if console.is_terminal:
-        console.print(table(rows))
-    else:
-        typer.echo("\n".join(plain_lines(rows)))
+    rows = [each.row for each in measured]
+    show(rows, Console())
     for line in _remarks(measured, time_scale):
         typer.echo(line)
     for line in conclusions(rows):
@@ -130,7 +125,7 @@ def _remarks(measured: list[Measured], time_scale: float) -> list[str]:
 def _write(work: DemoWork, measured: list[Measured], json_file: Path | None, html_file: Path) -> None:
     rows = [each.row for each in measured]
     if json_file is not None:
-        write_json(json_file, [dict(row) for row in rows])
+        write_json(json_file, rows)
         typer.echo(f"reports: {json_file}")
     if measured:
         time_scale = measured[0].time_scale

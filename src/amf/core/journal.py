@@ -5,7 +5,7 @@ The form is generic over the dataclasses: a class name under `type`, then the fi
 Infinities are written as strings, since JSON has none. `VERSION` changes when an old journal can no longer be read.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -56,18 +56,6 @@ def decision_from_dict(record: Mapping[str, Any]) -> Decision:
     decision = _read(record, _DECISIONS)
     assert isinstance(decision, Decision)
     return decision
-
-
-def replay(handle: Callable[[Event], list[Decision]], records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Feed each record's event to `handle` and compare its decisions with the recorded ones. Records are dicts with `event`
-    and `decisions`. Returns one line per record that differs; an empty list means identical."""
-    differences = []
-    for number, record in enumerate(records):
-        decided = [decision_to_dict(decision) for decision in handle(event_from_dict(record["event"]))]
-        if decided != record["decisions"]:
-            kind, at_s = record["event"]["type"], record["event"]["at_s"]
-            differences.append(f"record {number} ({kind} at {at_s} s): {record['decisions']} became {decided}")
-    return differences
 
 
 def _write(value: Any) -> Any:

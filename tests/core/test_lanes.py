@@ -1,0 +1,68 @@
+"""The sums a worker's home keeps are what a scan of its lanes would give, whatever happens and whenever time passes."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amf.core.state.lanes import Lanes
+from kit import prefix
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["arrive", "send", "end", "leave", "close", "drop", "time"]),
+        st.integers(0, 3),
+        st.sampled_from(["u", "v"]),
+        st.floats(0, 40),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(steps)
+def test_sums_never_drift(happenings: list[tuple[str, int, str, float]]):
+    lanes, now_s = Lanes(), 0.0
+    lanes.advance(now_s)
+    for kind, number, worker, amount in happenings:
+        run = f"r{number}"
+        match kind:
+            case "arrive":
+                lanes.arrived(run, "m", still_warm=amount > 10)
+            case "send":
+                lanes.sent(run, "m", worker, prefix((run, 160)))
+            case "end":
+                lanes.ended(run, "m", int(amount * 100), amount, amount * 2)
+            case "leave":
+                lanes.left(run, "m")
+            case "close":
+                lanes.close(run, ("m",))
+            case "drop":
+                lanes.drop_worker(worker)
+            case _:
+                now_s += amount
+                lanes.advance(now_s)
+        lanes.check_invariants()
+
+
+def test_a_context_is_protected_then_resident_then_neither():
+    lanes = Lanes()
+    lanes.advance(0.0)
+    lanes.sent("r", "m", "w", prefix(("r", 1_600)))
+    assert (lanes.home("w").protected_tokens, lanes.home("w").residents) == (0, 1)
+    lanes.ended("r", "m", 2_000, protect_s=10.0, reside_s=30.0)
+    assert lanes.home("w").protected_tokens == 2_000
+    lanes.advance(10.0)
+    assert (lanes.home("w").protected_tokens, lanes.home("w").residents) == (0, 1)
+    lanes.advance(30.0)
+    assert lanes.home("w").residents == 0
+
+
+def test_a_waiting_call_protects_its_context_for_as_long_as_it_waits():
+    lanes = Lanes()
+    lanes.advance(0.0)
+    lanes.sent("r", "m", "w", prefix(("r", 1_600)))
+    lanes.ended("r", "m", 2_000, protect_s=1.0, reside_s=1.0)
+    lanes.arrived("r", "m", still_warm=True)
+    lanes.advance(500.0)
+    assert lanes.home("w").waiting_tokens == 2_000
+    lanes.left("r", "m")
+    assert lanes.home("w").waiting_tokens == 0
