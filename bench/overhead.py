@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import uvloop
+
 from rig.client import Sample, connect, press
 from rig.requests import chat_requests
 from rig.servers import RIG, Server, running, upstreams

@@ -15,12 +15,14 @@ path = "amf.journal.jsonl"
 """
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -115,6 +117,14 @@ class ServeConfig:
 
 Table = TypeVar("Table")
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
+_MAX_PORT = 65_535
+_MAX_TEXT_CHARS = 256
+_ABOVE_ZERO = (
+    *("max_", "tick_s", "time_scale", "connect_", "head_", "stall_", "wait_", "health_", "observe_", "retry_"),
+    "breaker_",
+)
+
 _TABLES = ("server", "fabric", "worker", "pools", "journal", "limits")
 
 
@@ -180,27 +190,51 @@ def _check_keys(values: Mapping[str, Any], known: tuple[str, ...], source: str, 
             raise ConfigError(f"{source}: {where} has no key `{key}`; {remedy}")
 
 
+def check_worker(worker: WorkerConfig) -> None:
+    """Raises ConfigError for an address nobody can call, a name that fits no header, and numbers that cannot be."""
+    if not worker.url.startswith(("http://", "https://")):
+        raise ConfigError(f"url is `{worker.url}`; write it with http:// or https://")
+    try:
+        address = urlsplit(worker.url)
+        reachable = bool(address.hostname) and address.port != 0
+    except ValueError:
+        reachable = False
+    if not reachable:
+        raise ConfigError(f"url is `{worker.url}`; write it as http://host:port")
+    for name in ("name", "api_key"):
+        text = getattr(worker, name)
+        if text is not None and not (text and text.isprintable() and text.isascii() and len(text) <= _MAX_TEXT_CHARS):
+            raise ConfigError(f"{name} must be 1 to {_MAX_TEXT_CHARS} printable ASCII characters")
+    for name in ("tensor_parallel", "kv_tokens", "block_tokens", "max_running"):
+        number = getattr(worker, name)
+        if number is not None and number < 1:
+            raise ConfigError(f"{name} is {number}; use at least 1")
+
+
+def _check_number(name: str, value: object, where: str) -> None:
+    """Every number is finite and none below 0; where 0 would stop the service, not 0 either."""
+    if not isinstance(value, (int, float)):
+        return
+    positive = name.startswith(_ABOVE_ZERO)
+    if not (0 <= value < math.inf and (value or not positive)):
+        raise ConfigError(f"{where} {name} is {value}; use {'a number above 0' if positive else 'at least 0'}")
+
+
 def _check_values(config: ServeConfig, source: str) -> None:
-    server, limits = config.server, config.limits
-    if not 0 <= server.port <= 65_535:
-        raise ConfigError(f"{source}: [server] port is {server.port}; use 0 (any free port) to 65535")
-    if server.time_scale <= 0:
-        raise ConfigError(f"{source}: [server] time_scale is {server.time_scale}; use a number above 0")
-    if server.max_body_bytes < 1:
-        raise ConfigError(f"{source}: [server] max_body_bytes is {server.max_body_bytes}; use at least 1")
-    for name in (
-        "connect_timeout_s",
-        "head_timeout_s",
-        "stall_timeout_s",
-        "wait_s",
-        "health_interval_s",
-        "retry_min_s",
-    ):
-        if getattr(limits, name) <= 0:
-            raise ConfigError(f"{source}: [limits] {name} is {getattr(limits, name)}; use a number above 0")
+    server = config.server
+    if not 0 <= server.port <= _MAX_PORT:
+        raise ConfigError(f"{source}: [server] port is {server.port}; use 0 (any free port) to {_MAX_PORT}")
+    if server.log_level.lower() not in LOG_LEVELS:
+        raise ConfigError(f"{source}: [server] log_level is `{server.log_level}`; use one of {', '.join(LOG_LEVELS)}")
+    tables = (("server", server), ("fabric", config.fabric), ("journal", config.journal), ("limits", config.limits))
+    for where, table in tables:
+        for each in dataclasses.fields(table):
+            _check_number(each.name, getattr(table, each.name), f"{source}: [{where}]")
     for worker in config.workers:
-        if not worker.url.startswith(("http://", "https://")):
-            raise ConfigError(f"{source}: [[worker]] url is `{worker.url}`; write it with http:// or https://")
+        try:
+            check_worker(worker)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: [[worker]] {error}") from error
     names = [worker.name or worker.url for worker in config.workers]
     for name in names:
         if names.count(name) > 1:

@@ -75,7 +75,7 @@ def test_one_cold_prefill_per_worker_and_the_rest_is_held():
 
 
 def test_a_cold_call_is_held_back_from_memory_inside_its_break_even_time():
-    room = Room(workers=("w1",), hold_fraction=1.0)
+    room = Room(workers=("w1",), hold_fraction=1.0, idle_hold_share=1.0)
     for number in range(4):  # 4 x 110 K contexts fill 500 K, each takes about 30 s
         room.serve(f"s{number}", f"s{number}", prefix((f"s{number}", 110_000)))
     held = room.arrive("cold", "new", prefix(("new", 100_000)))
@@ -95,8 +95,36 @@ def test_a_cold_call_is_held_back_from_memory_inside_its_break_even_time():
     assert placed[0].call_id == "cold" and room.now_s > begun_s + 20.0
 
 
+def test_a_worker_that_runs_nothing_protects_for_a_shorter_time():
+    held = {}
+    for share in (1.0, 0.1):
+        room = Room(workers=("w1",), hold_fraction=1.0, idle_hold_share=share)
+        for number in range(4):
+            room.serve(f"s{number}", f"s{number}", prefix((f"s{number}", 110_000)))
+        held[share] = "Hold" in kinds(room.arrive("cold", "new", prefix(("new", 100_000))))
+    assert held == {1.0: True, 0.1: False}
+
+
+def test_waits_even_out_between_pipelines():
+    room = Room(workers=("w1",))
+    room.arrive("a0", "a", prefix(("a", 100_000)))
+    room.arrive("b0", "b", prefix(("b", 100_000)))  # waits about 27 s for a's prefill
+    room.now_s = 27.0
+    room.first_token("a0")
+    room.finish("a0", prompt=100_000, cached=0)
+    room.now_s = 54.0
+    room.first_token("b0")
+    room.arrive("busy", "c", prefix(("c", 100_000)))
+    room.finish("b0", prompt=100_000, cached=0)
+    room.arrive("d0", "d", prefix(("d", 100_000)))
+    room.now_s = 60.0
+    room.arrive("b1", "b", prefix(("b2", 100_000)))  # came six seconds later, but its pipeline has waited before
+    room.now_s = 81.0
+    assert dispatch_in(room.first_token("busy")).call_id == "b1"
+
+
 def test_a_lapsed_cold_call_no_longer_yields_to_idle_contexts():
-    room = Room(workers=("w1",), hold_fraction=1e6, lapse_s=60.0)
+    room = Room(workers=("w1",), hold_fraction=1e6, idle_hold_share=1.0, lapse_s=60.0)
     for number in range(4):
         room.serve(f"s{number}", f"s{number}", prefix((f"s{number}", 110_000)))
     room.arrive("cold", "new", prefix(("new", 100_000)))

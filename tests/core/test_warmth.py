@@ -56,8 +56,8 @@ def test_predictions_never_claim_more_than_an_lru_cache_would_hold(order: list[i
         naive.touch(CHAINS[index], now_s)
         tree.check_invariants()
         for chain in CHAINS:
-            assert tree.hits(chain, now_s).get("w", 0) <= naive.hit_tokens(chain)
-        assert tree.hits(CHAINS[index], now_s)["w"] == CHAINS[index].ends[-1]
+            assert tree.hits(chain, now_s, int).get("w", 0) <= naive.hit_tokens(chain)
+        assert tree.hits(CHAINS[index], now_s, int)["w"] == CHAINS[index].ends[-1]
 
 
 @settings(max_examples=200, deadline=None)
@@ -76,11 +76,11 @@ def test_pins_balance_and_dropping_workers_leaves_nothing(steps: list[tuple[str,
             flying.append((name, CHAINS[index]))
         tree.check_invariants()
         for where, chain in flying:
-            assert tree.hits(chain, float(at))[where] == chain.ends[-1], "what is in flight is warm"
+            assert tree.hits(chain, float(at), int)[where] == chain.ends[-1], "what is in flight is warm"
     tree.drop_worker("u")
     tree.drop_worker("v")
     tree.check_invariants()
-    assert not any(tree.hits(chain, 0.0) for chain in CHAINS)
+    assert not any(tree.hits(chain, 0.0, int) for chain in CHAINS)
 
 
 def test_the_registry_is_bounded():
@@ -99,7 +99,7 @@ def test_predictions_expire():
     tree.add_worker("w", 1_000_000)
     tree.pin("w", CHAINS[2], 0.0)
     tree.unpin("w", CHAINS[2], 0.0, expires_s=10.0)
-    assert tree.hits(CHAINS[2], 9.9) and not tree.hits(CHAINS[2], 10.0)
+    assert tree.hits(CHAINS[2], 9.9, int) and not tree.hits(CHAINS[2], 10.0, int)
 
 
 block_events = st.lists(

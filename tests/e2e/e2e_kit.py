@@ -4,17 +4,18 @@ fabric was told and decided; what the workers counted themselves."""
 import asyncio
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -28,6 +29,7 @@ from amf.emulator import Emulator, EmulatorConfig, running
 from amf.gateway.service import Gateway, running_gateway
 
 ROOT = Path(__file__).parents[2]
+_START_LIMIT_S = 60.0
 AMF = (sys.executable, "-m", "amf")
 MODEL = "llama-3.1-8b"
 QUICK = LimitsConfig(wait_s=30.0, health_interval_s=0.1, observe_interval_s=0.2, retry_min_s=0.05, retry_max_s=0.1)
@@ -154,47 +156,66 @@ class Process:
 @contextmanager
 def processes(*commands: Sequence[str]) -> Iterator[list[Process]]:
     """`amf` with each of these arguments, started together, each in a group of its own; ready when they have said where
-    they listen. All are killed at the end."""
-    running = [
+    they listen. Blocks until then: what they need to start must not run on the caller's event loop. All are killed at the
+    end."""
+    with ExitStack() as stack:
+        started = [stack.enter_context(_process(command)) for command in commands]
+        yield [Process(popen, _announced_url(popen, errors)) for popen, errors in started]
+
+
+@contextmanager
+def _process(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+    with (
+        TemporaryFile("w+") as errors,
         subprocess.Popen(
-            [*AMF, *command],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
-        for command in commands
-    ]
-    try:
-        yield [Process(each, _announced_url(each)) for each in running]
-    finally:
-        for each in running:
-            if each.poll() is None:
-                each.kill()
-            each.wait(timeout=10)
-            assert each.stdout is not None
-            each.stdout.close()
+            [*AMF, *command], stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+        ) as popen,
+    ):
+        try:
+            yield popen, errors
+        finally:
+            popen.kill()
 
 
-def _announced_url(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    line = process.stdout.readline()  # ends with the process if it cannot start
+def _announced_url(popen: subprocess.Popen[str], errors: IO[str]) -> str:
+    assert popen.stdout is not None
+    ready, _, _ = select.select([popen.stdout], [], [], _START_LIMIT_S)
+    line = popen.stdout.readline() if ready else ""
     match = re.search(r"http://127\.0\.0\.1:\d+", line)
-    assert match, f"{process.args} said {line!r}"
+    if match is None:
+        errors.seek(0)
+        raise AssertionError(f"{popen.args} said {line!r} and {errors.read()!r}")
     return match.group()
 
 
-def counters(url: str) -> dict[str, int]:
-    """A worker's own token counters, from its /metrics."""
+def samples(url: str) -> dict[str, float]:
+    """A worker's own metrics by name, without its histograms' buckets."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
         text = response.read().decode()
-    samples = {s.name: s.value for family in text_string_to_metric_families(text) for s in family.samples}
-    names = {"prompt": "vllm:prompt_tokens_total", "cached": "vllm:prompt_tokens_cached_total"}
-    return {short: round(samples[name]) for short, name in {**names, "output": "vllm:generation_tokens_total"}.items()}
+    found = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    return {each.name: each.value for each in found if "le" not in each.labels}
 
 
-def summed(many: Sequence[dict[str, int]]) -> dict[str, int]:
-    return {name: sum(each[name] for each in many) for name in ("prompt", "cached", "output")}
+def counters(*urls: str) -> dict[str, int]:
+    """The workers' own token counters, summed."""
+    names = {
+        "prompt": "prompt_tokens_total",
+        "cached": "prompt_tokens_cached_total",
+        "output": "generation_tokens_total",
+    }
+    counted = [samples(url) for url in urls]
+    return {short: round(sum(each[f"vllm:{name}"] for each in counted)) for short, name in names.items()}
+
+
+def is_idle(url: str) -> bool:
+    """Whether the worker says that it has nothing to do."""
+    found = samples(url)
+    return found["vllm:num_requests_running"] == found["vllm:num_requests_waiting"] == 0
+
+
+async def workers_counters(emulators: Sequence[Emulator]) -> dict[str, int]:
+    """`counters` of emulators in this process."""
+    return await asyncio.to_thread(counters, *(each.url for each in emulators))
 
 
 async def until(fact: Callable[[], bool], limit_s: float = 20.0) -> None:
@@ -210,14 +231,6 @@ def listens(port: int) -> bool:
     except ConnectionRefusedError:
         return False
     return True
-
-
-def wait_until(fact: Callable[[], bool], limit_s: float = 20.0) -> None:
-    """As `until`, where there is no event loop."""
-    ends_s = time.monotonic() + limit_s
-    while not fact():
-        assert time.monotonic() < ends_s, "it did not come about"
-        time.sleep(0.005)
 
 
 def is_at_rest(fabric: Watched, gateway: Gateway) -> bool:

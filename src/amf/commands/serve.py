@@ -3,7 +3,9 @@
 import asyncio
 import dataclasses
 import errno
+import gc
 import logging
+import math
 import signal
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from amf.config import ConfigError, ServeConfig, WorkerConfig, load_config
+from amf.config import LOG_LEVELS, ConfigError, ServeConfig, WorkerConfig, check_worker, load_config
 from amf.core.policy.bundles import policies_named
 from amf.gateway.logs import configure_logging
 from amf.gateway.service import Gateway, running_gateway
@@ -51,7 +53,12 @@ def serve(
     journal: Annotated[Path | None, typer.Option(help="Write events and decisions to this file.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.  [default: info]")] = None,
 ) -> None:
-    """Serve agent pipelines on a fleet of engines, through one OpenAI-compatible address."""
+    """Serve agent pipelines on a fleet of engines, through one OpenAI-compatible address.
+
+    Example: amf serve --worker http://10.0.0.5:8000 --worker http://10.0.0.6:8000 --port 8080
+
+    Then: export OPENAI_BASE_URL=http://127.0.0.1:8080/v1
+    """
     overrides = _Overrides(policy, host, port, time_scale, journal, log_level)
     try:
         settings = _settings(config, worker or [], overrides)
@@ -78,13 +85,17 @@ def _settings(path: Path | None, urls: list[str], overrides: _Overrides) -> Serv
     }
     if not 0 <= said.get("port", 0) <= 65_535:
         raise ConfigError(f"--port is {said['port']}; use 0 (any free port) to 65535")
-    if said.get("time_scale", 1.0) <= 0:
+    if not 0 < said.get("time_scale", 1.0) < math.inf:
         raise ConfigError(f"--time-scale is {said['time_scale']}; use a number above 0")
-    for url in urls:
-        if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"--worker is `{url}`; write it with http:// or https://")
+    if said.get("log_level", "info").lower() not in LOG_LEVELS:
+        raise ConfigError(f"--log-level is `{said['log_level']}`; use one of {', '.join(LOG_LEVELS)}")
     known = {entry.url for entry in config.workers}
     added = tuple(WorkerConfig(url=url) for url in dict.fromkeys(urls) if url not in known)
+    for worker in added:
+        try:
+            check_worker(worker)
+        except ConfigError as error:
+            raise ConfigError(f"--worker: {error}") from error
     journal = config.journal
     if overrides.journal is not None:
         journal = dataclasses.replace(journal, path=str(overrides.journal))
@@ -97,6 +108,14 @@ def _settings(path: Path | None, urls: list[str], overrides: _Overrides) -> Serv
     )
 
 
+def _settle_memory() -> None:
+    """What stands now lives as long as the process: the garbage collector need not visit it again. It then looks at young
+    objects every 10,000 net allocations (Python's default is 700), some ten requests instead of one: a tenth of the CPU."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+
+
 async def _serve(config: ServeConfig) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -104,6 +123,7 @@ async def _serve(config: ServeConfig) -> None:
         loop.add_signal_handler(each, stop.set)
     async with running_gateway(config) as gateway:
         _announce(gateway)
+        _settle_memory()
         await stop.wait()
         for each in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(each)  # a second signal ends the process at once

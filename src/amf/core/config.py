@@ -27,6 +27,7 @@ class FabricConfig:
     # Routing and hold-back (docs/decisions/003-hold-back.md has the evidence for each).
     cold_tokens: int = 32_000  # a call with more than this to prefill is cold
     hold_fraction: float = 0.5  # share of the break-even time for which an idle context is protected
+    idle_hold_share: float = 0.5  # share of that time for which it is protected on a worker that runs nothing
     max_cold_prefills: int = 1  # per worker
     lapse_s: float = 1_200.0  # a call that waited this long no longer yields to idle contexts
     start_soon_s: float = 1.0  # bind to a worker only if its prefill backlog is at most this

@@ -29,6 +29,8 @@ _GRAPH_KEYS = ("name", "hops", "edges", "groups")
 _HOP_KEYS = ("name", "pool", "model", "kind", "prompt_tokens", "output_tokens", "expected_s", "after")
 _AFTER_KEYS = ("hop", "p", "loop")
 _EDGE_KEYS = ("from", "to", "p", "loop")
+_MAX_COUNT = 10**9
+_MAX_NAME_CHARS = 256
 _GROUP_KEYS = ("name", "kind", "alternatives", "k", "p")
 
 
@@ -50,7 +52,7 @@ def parts_of(form: object) -> Parts:
         edges += [_after(parent, hop.name) for parent in _listed(entry.get("after", ()), f"hop {hop.name!r}: after")]
     edges += [_edge(entry) for entry in _listed(graph.get("edges", ()), "edges")]
     groups = [_group(entry) for entry in _listed(graph.get("groups", ()), "groups")]
-    name = _text(graph.get("name"), "the graph: name")
+    name = _name(graph.get("name"), "the graph: name")
     return Parts(name=name, hops=tuple(hops), edges=tuple(edges), branch_groups=tuple(groups))
 
 
@@ -74,7 +76,7 @@ def _hop_entries(hops: object) -> Iterator[Form]:
 
 
 def _hop(entry: Form) -> Hop:
-    name = _text(entry.get("name"), "a hop: name")
+    name = _name(entry.get("name"), "a hop: name")
     where = f"hop {name!r}"
     if "pool" in entry and "model" in entry:
         raise GraphError(f"{where} has both 'pool' and 'model': keep one")
@@ -175,15 +177,28 @@ def _text(value: object, where: str) -> str:
     return value
 
 
+def _name(value: object, where: str) -> str:
+    """A name that a header can carry, as hops and graphs are named in them."""
+    name = _text(value, where)
+    if not (name and name.isprintable() and len(name) <= _MAX_NAME_CHARS):
+        raise GraphError(f"{where}: write 1 to {_MAX_NAME_CHARS} printable characters")
+    return name
+
+
 def _number(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise GraphError(f"{where}: expected a number, not {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise GraphError(f"{where}: the number is out of range") from None
 
 
 def _count(value: object, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise GraphError(f"{where}: expected a whole number, not {value!r}")
+    if abs(value) > _MAX_COUNT:
+        raise GraphError(f"{where}: the number is larger than {_MAX_COUNT}")
     return value
 
 

@@ -1,6 +1,7 @@
 """What an emulated worker is: a model on hardware, an engine's limits, a speed of time, and faults."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,9 @@ from amf.core.model import ModelSpec, model_from_config
 from amf.core.presets import gpu_preset, model_preset
 from amf.emulator.faults import Faults
 from amf.sim.messages import SimWorkerConfig
+
+MAX_EMBEDDING_DIM = 16_384
+_MAX_PORT = 65_535
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +50,16 @@ class EmulatorConfig:
         """Raises ValueError for what cannot be served."""
         if self.scheduling not in ("fcfs", "priority"):
             raise ValueError(f"scheduling-policy is fcfs or priority, not {self.scheduling!r}")
-        if not self.time_scale > 0:
-            raise ValueError("time-scale must be above 0")
-        if self.flush_ms < 0 or self.embedding_dim < 1 or self.max_model_tokens < 2:
-            raise ValueError("flush-ms must not be negative, embedding-dim at least 1, max-model-len at least 2")
+        if not 0 < self.time_scale < math.inf:
+            raise ValueError("time-scale is a factor: above 0")
+        if not 0 <= self.flush_ms < math.inf:
+            raise ValueError("flush-ms is a number of at least 0")
+        if not 1 <= self.embedding_dim <= MAX_EMBEDDING_DIM or self.max_model_tokens < 2:
+            raise ValueError(f"embedding-dim is 1 to {MAX_EMBEDDING_DIM}, max-model-len at least 2")
+        if self.max_waiting is not None and self.max_waiting < 0:
+            raise ValueError("max-num-queued-reqs cannot be negative")
+        if self.kv_events_port is not None and not 0 <= self.kv_events_port < _MAX_PORT:
+            raise ValueError(f"kv-events-port is 0 to {_MAX_PORT - 1}: the next port is for replay")
 
     @property
     def model_name(self) -> str:
@@ -70,7 +80,10 @@ class EmulatorConfig:
         path = Path(self.model)
         if path.suffix != ".json":
             return model_preset(self.model)
-        return model_from_config(json.loads(path.read_text(encoding="utf-8")), path.resolve().parent.name)
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"{path}: a model's config.json is a JSON object")
+        return model_from_config(config, path.resolve().parent.name)
 
     @cached_property
     def worker(self) -> SimWorkerConfig:

@@ -1,5 +1,6 @@
 """How an emulated worker misbehaves, on purpose and by seed."""
 
+import math
 import random
 from dataclasses import dataclass
 from typing import Literal
@@ -26,14 +27,15 @@ class Faults:
     garbage: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a probability outside 0..1, a factor that is not positive, or a negative amount."""
+        """Raises ValueError for a probability outside 0..1, a factor that is not positive, or an amount that is negative or
+        not finite."""
         if not (0 <= self.drop_events <= 1 and 0 <= self.garbage <= 1):
             raise ValueError("drop-events and garbage are probabilities: between 0 and 1")
-        if self.slow <= 0:
+        if not 0 < self.slow < math.inf:
             raise ValueError("slow is a factor: above 0")
         amounts = (self.evict_silently_tokens_per_s, self.die_after_s, self.die_after_tokens, self.stall_after_s)
-        if any(amount is not None and amount < 0 for amount in amounts):
-            raise ValueError("a fault's seconds and tokens cannot be negative")
+        if any(amount is not None and not 0 <= amount < math.inf for amount in amounts):
+            raise ValueError("a fault's seconds and tokens are numbers of at least 0")
 
 
 Garbage = Literal["cut", "noise"]

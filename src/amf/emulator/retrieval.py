@@ -15,6 +15,7 @@ from aiohttp import web
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
+from amf.emulator.config import MAX_EMBEDDING_DIM
 from amf.emulator.emulator import Emulator, Levers
 from amf.emulator.errors import ApiError
 from amf.emulator.output import Output
@@ -26,7 +27,6 @@ from amf.emulator.ticket import Ticket
 from amf.emulator.tokenizer import decode
 
 _PLACES = 4
-_MAX_DIMENSIONS = 16_384
 _NOTHING = Output(content=b"", shown="", finish_reason="stop")
 
 
@@ -36,8 +36,8 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     check_model(emulator, body.model)
     inputs = read_inputs(body.input, "input")
     dim = emulator.config.embedding_dim if body.dimensions is None else body.dimensions
-    if not 1 <= dim <= _MAX_DIMENSIONS:
-        raise ApiError(400, f"dimensions must be between 1 and {_MAX_DIMENSIONS}", param="dimensions")
+    if not 1 <= dim <= MAX_EMBEDDING_DIM:
+        raise ApiError(400, f"dimensions must be between 1 and {MAX_EMBEDDING_DIM}", param="dimensions")
     if body.encoding_format not in (None, "float", "base64"):
         raise ApiError(400, "encoding_format must be float or base64", param="encoding_format")
     tickets = await _read_through(emulator, inputs, read_levers(request, emulator, body))

@@ -14,6 +14,8 @@ from amf.emulator.errors import ApiError
 from amf.emulator.words import filler
 
 _MAX_DEPTH = 32
+_MAX_VALUES = 10_000  # of one sample, at all depths
+_MAX_CHARACTERS = 1 << 20  # of one string
 _OPTIONAL_DEPTH = 4  # deeper than this, only required properties
 _FORMATS = {
     "date": "2026-01-31",
@@ -26,10 +28,11 @@ _FORMATS = {
 
 
 def sample(schema: Mapping[str, Any], rng: random.Random) -> Any:
-    """Raises ApiError (400) if the schema cannot be followed: malformed, a dangling $ref, no end within 32 levels."""
+    """Raises ApiError (400) if the schema cannot be followed: malformed, a dangling $ref, no end within 32 levels, or more
+    asked for than 10,000 values or a million characters in one string."""
     try:
         return _Sampler(schema, rng).value(schema, 0)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ApiError(400, f"the schema is malformed: {error}") from error
 
 
@@ -37,8 +40,12 @@ class _Sampler:
     def __init__(self, root: Mapping[str, Any], rng: random.Random) -> None:
         self._root = root
         self._rng = rng
+        self._values = 0
 
     def value(self, schema: Any, depth: int) -> Any:
+        self._values += 1
+        if self._values > _MAX_VALUES:
+            raise _too_much()
         if depth > _MAX_DEPTH:
             raise ApiError(400, f"the schema is nested deeper than {_MAX_DEPTH} levels")
         if not isinstance(schema, Mapping):
@@ -113,6 +120,8 @@ class _Sampler:
     def _array(self, schema: Mapping[str, Any], depth: int) -> list[Any]:
         tuple_items = schema.get("prefixItems", [])
         low = int(schema.get("minItems", 0))
+        if low > _MAX_VALUES:
+            raise _too_much()
         wanted = max(low, min(int(schema.get("maxItems", 2)), 2 if depth < _OPTIONAL_DEPTH else low), len(tuple_items))
         items = [*tuple_items, *[schema.get("items", {"type": "string"})] * max(0, wanted - len(tuple_items))]
         return [self.value(item, depth + 1) for item in items]
@@ -120,9 +129,17 @@ class _Sampler:
     def _string(self, schema: Mapping[str, Any]) -> str:
         if schema.get("format") in _FORMATS:
             return _FORMATS[schema["format"]]
-        low, high = int(schema.get("minLength", 0)), int(schema.get("maxLength", 1 << 20))
+        low, high = int(schema.get("minLength", 0)), int(schema.get("maxLength", _MAX_CHARACTERS))
+        if low > _MAX_CHARACTERS:
+            raise _too_much()
         length = min(max(low, self._rng.randint(8, 32)), high)
         return filler(self._rng.getrandbits(32), length)
+
+
+def _too_much() -> ApiError:
+    return ApiError(
+        400, f"the schema asks for more than {_MAX_VALUES} values or {_MAX_CHARACTERS} characters in a string"
+    )
 
 
 def _kind(schema: Mapping[str, Any]) -> str:

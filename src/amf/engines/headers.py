@@ -5,7 +5,9 @@ without those by which engines and other gateways are controlled: only the adapt
 compress, since the gateway reads the usage numbers in the stream that it forwards.
 """
 
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import quote
 
 from multidict import CIMultiDict
@@ -30,18 +32,14 @@ CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key"})
 MAX_IDENTIFIER_CHARS = 512
 
 _NEVER_SENT = HOP_BY_HOP | GATEWAY_OWN | ENGINE_CONTROL
+_PLAIN = re.compile(r"[A-Za-z0-9_.\-~!#$&'()*+,/:;=?@\[\] |]*")  # characters that `identifier` leaves as they are
 
 
 def request_headers(headers: Mapping[str, str], api_key: str | None) -> CIMultiDict[str]:
     """The client's headers as the engine may see them. An `api_key` takes the place of the client's credentials."""
-    dropped = _NEVER_SENT | _connection_options(headers)
-    if api_key is not None:
-        dropped |= CREDENTIALS
-    sent: CIMultiDict[str] = CIMultiDict()
-    for name, value in headers.items():
-        lowered = name.lower()
-        if lowered not in dropped and not lowered.startswith(ENGINE_CONTROL_PREFIXES):
-            sent.add(name, value)
+    sent = CIMultiDict([item for item in headers.items() if _may_be_sent(item[0])])
+    for name in _connection_options(headers) if api_key is None else _connection_options(headers) | CREDENTIALS:
+        sent.popall(name, None)
     sent["Accept-Encoding"] = "identity"
     sent.setdefault("Content-Type", "application/json")
     if api_key is not None:
@@ -52,12 +50,20 @@ def request_headers(headers: Mapping[str, str], api_key: str | None) -> CIMultiD
 def response_headers(headers: Mapping[str, str]) -> CIMultiDict[str]:
     """The engine's headers without those of its own hop. Lookup ignores case."""
     dropped = HOP_BY_HOP | _connection_options(headers)
-    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in dropped)
+    return CIMultiDict([item for item in headers.items() if item[0].lower() not in dropped])
 
 
 def identifier(value: str) -> str:
     """An id as a header value: what a header cannot carry is percent-encoded, and what is too long is cut."""
-    return quote(value, safe="!#$&'()*+,/:;=?@[]~ |", errors="replace")[:MAX_IDENTIFIER_CHARS].strip()
+    if not _PLAIN.fullmatch(value):
+        value = quote(value, safe="!#$&'()*+,/:;=?@[]~ |", errors="replace")
+    return value[:MAX_IDENTIFIER_CHARS].strip()
+
+
+@lru_cache(maxsize=1024)
+def _may_be_sent(name: str) -> bool:
+    lowered = name.lower()
+    return lowered not in _NEVER_SENT and not lowered.startswith(ENGINE_CONTROL_PREFIXES)
 
 
 def _connection_options(headers: Mapping[str, str]) -> frozenset[str]:

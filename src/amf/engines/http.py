@@ -10,9 +10,10 @@ goes wrong is the caller's to retry, elsewhere. Reasons never quote what was rec
 import asyncio
 import io
 import math
+import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from types import SimpleNamespace
+from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
@@ -24,32 +25,37 @@ from amf.engines.headers import identifier, request_headers, response_headers
 from amf.engines.options import EngineLimits, EngineOptions
 
 IDLE_CONNECTION_S = 4.0  # shorter than the 5 s after which uvicorn, and so vLLM, closes an idle connection
+_WRITTEN_AT_ONCE_BYTES = 512 * 1024  # a larger body goes out in pieces, so that it does not hold up the event loop
+_NOT_ADDED = ("User-Agent", "Accept", "Accept-Encoding")  # headers that aiohttp would add to the client's
 _STALE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
 # aiohttp says RuntimeError for a session or socket closed under it, ValueError for a URL or header that cannot be sent.
 _FAULTS = (aiohttp.ClientError, OSError, RuntimeError, ValueError)
 
 
+class _Connection:
+    """Whether a request had to open its connection. An aiohttp trace would tell as well, at 35 us a request."""
+
+    is_new = False
+
+
+_connection: ContextVar[_Connection | None] = ContextVar("connection", default=None)  # of the request being sent
+
+
 def open_session() -> aiohttp.ClientSession:
     """The client session that all engines of one event loop share. No connection limit, no cookies, no proxies."""
-    tracing = aiohttp.TraceConfig()
-    tracing.on_connection_reuseconn.append(_note_reuse)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S),
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S, socket_factory=_open_socket),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
-        trace_configs=[tracing],
     )
 
 
-async def _note_reuse(session: aiohttp.ClientSession, context: SimpleNamespace, params: Any) -> None:
-    if context.trace_request_ctx is not None:
-        context.trace_request_ctx.reused = True
-
-
-class _Connection:
-    """What tracing learned about the connection of one request."""
-
-    reused = False
+def _open_socket(address: tuple[Any, ...]) -> socket.socket:
+    connection = _connection.get()
+    if connection is not None:
+        connection.is_new = True
+    family, kind, protocol = address[:3]
+    return socket.socket(family, kind, protocol)
 
 
 class HttpUpstream:
@@ -101,7 +107,7 @@ class HttpEngine:
     def __init__(self, url: str, session: aiohttp.ClientSession, options: EngineOptions) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         self.options = options
-        self._session = session
+        self.session = session
         self._closed = asyncio.Event()
         limits = options.limits
         self._call_timeout = aiohttp.ClientTimeout(total=None, connect=limits.connect_timeout_s)
@@ -109,15 +115,9 @@ class HttpEngine:
             total=limits.control_timeout_s, connect=min(limits.connect_timeout_s, limits.control_timeout_s)
         )
 
-    @asynccontextmanager
-    async def generate(self, request: EngineRequest) -> AsyncIterator[Upstream]:
+    def generate(self, request: EngineRequest) -> AbstractAsyncContextManager[Upstream]:
         """Send one attempt. Entering raises EngineError if no response head arrives."""
-        async with AsyncExitStack() as stack:
-            response = await self._send(request, stack)
-            stack.callback(response.close)
-            if response.status < 200:
-                raise EngineError(f"the engine answered with status {response.status}")
-            yield HttpUpstream(response, self.options.limits.stall_timeout_s)
+        return _Attempt(self, request)
 
     async def healthy(self) -> bool:
         """Whether the engine says that it can serve; an engine without /health is asked for its models."""
@@ -135,10 +135,10 @@ class HttpEngine:
 
     async def get(self, path: str) -> tuple[int, bytes]:
         """Status and body of a control endpoint. Raises EngineError if it does not answer whole, in time and size."""
-        self._check_open()
+        self.check_open()
         headers = self._headers(CIMultiDict())
         try:
-            async with self._session.get(
+            async with self.session.get(
                 self.url + path, headers=headers, timeout=self._control_timeout, allow_redirects=False
             ) as response:
                 return response.status, await _read(response, self.options.limits)
@@ -165,23 +165,60 @@ class HttpEngine:
         headers["X-Request-Id"] = identifier(request.request_id)
         return headers
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raises EngineError once the adapter is closed."""
         if self._closed.is_set():
             raise EngineError("the adapter is closed")
 
-    async def _send(self, request: EngineRequest, stack: AsyncExitStack) -> aiohttp.ClientResponse:
-        self._check_open()
-        limits = self.options.limits
+    async def send(self, session: aiohttp.ClientSession, request: EngineRequest) -> aiohttp.ClientResponse:
+        """Post the request and wait for the head of its answer. Raises what aiohttp raises."""
+        body = request.body
+        return await session.post(
+            self.url + request.path,
+            data=body if len(body) <= _WRITTEN_AT_ONCE_BYTES else io.BytesIO(body),
+            headers=self._attempt_headers(request),
+            timeout=self._call_timeout,
+            allow_redirects=False,
+            skip_auto_headers=_NOT_ADDED,
+        )
+
+
+class _Attempt(AbstractAsyncContextManager[Upstream]):
+    """One request to an engine: sent on entering, and its connection closed on leaving unless the answer was read whole."""
+
+    def __init__(self, engine: HttpEngine, request: EngineRequest) -> None:
+        self._engine = engine
+        self._request = request
+        self._response: aiohttp.ClientResponse | None = None
+        self._own_session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> HttpUpstream:
+        try:
+            response = self._response = await self._send()
+            if response.status < 200:
+                raise EngineError(f"the engine answered with status {response.status}")
+        except BaseException:
+            await self._close()
+            raise
+        return HttpUpstream(response, self._engine.options.limits.stall_timeout_s)
+
+    async def __aexit__(self, *failure: object) -> None:
+        await self._close()
+
+    async def _send(self) -> aiohttp.ClientResponse:
+        engine, limits = self._engine, self._engine.options.limits
+        engine.check_open()
         connection = _Connection()
+        _connection.set(connection)
         try:
             async with asyncio.timeout(limits.head_timeout_s):
                 try:
-                    return await self._post(self._session, request, connection)
+                    return await engine.send(engine.session, self._request)
                 except _STALE:
-                    if not connection.reused:
+                    if connection.is_new:
                         raise
-                own_session = await stack.enter_async_context(open_session())
-                return await self._post(own_session, request, connection)
+                self._own_session = open_session()
+                return await engine.send(self._own_session, self._request)
         except aiohttp.ServerTimeoutError:
             raise EngineError(f"no connection to the engine within {limits.connect_timeout_s:g} s") from None
         except TimeoutError:
@@ -189,18 +226,11 @@ class HttpEngine:
         except _FAULTS as error:
             raise EngineError(fault(error)) from None
 
-    async def _post(
-        self, session: aiohttp.ClientSession, request: EngineRequest, connection: _Connection
-    ) -> aiohttp.ClientResponse:
-        return await session.post(
-            self.url + request.path,
-            data=io.BytesIO(request.body),  # written in pieces: a large body must not hold up the event loop
-            headers=self._attempt_headers(request),
-            timeout=self._call_timeout,
-            allow_redirects=False,
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
-            trace_request_ctx=connection,
-        )
+    async def _close(self) -> None:
+        if self._response is not None:
+            self._response.close()
+        if self._own_session is not None:
+            await self._own_session.close()
 
 
 def fault(error: BaseException) -> str:

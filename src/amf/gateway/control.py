@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import msgspec
 from aiohttp import web
 
-from amf.config import ConfigError, WorkerConfig, parse_table
+from amf.config import ConfigError, WorkerConfig, check_worker, parse_table
 from amf.core.events import GraphDeclared
 from amf.core.graph import GraphError, graph_from_dict
 from amf.gateway.auth import Keys
@@ -120,11 +120,10 @@ class Control:
         form = await _json_object(request)
         try:
             config = parse_table(WorkerConfig, form, "the request", "the worker")
+            check_worker(config)
             check_assumptions(config)
         except ConfigError as error:
-            raise bad_request(f"{error}.", code="invalid_worker") from error
-        if not config.url.startswith(("http://", "https://")):
-            raise bad_request("`url` must start with http:// or https://.", code="invalid_worker", param="url")
+            raise bad_request(f"The worker cannot be added: {error}.", code="invalid_worker") from error
         link = await self.fleet.add(config)
         return _json(self.fleet.describe(link.name), status=201)
 
@@ -164,8 +163,8 @@ def _public(report: dict[str, Any], tenant: str) -> dict[str, Any]:
 
 def _limit(request: web.Request) -> int:
     text = request.query.get("limit", "100")
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _MAX_RUNS):
-        raise bad_request(f"`limit` is `{text}`: send a number from 1 to {_MAX_RUNS}.", param="limit")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= _MAX_RUNS):
+        raise bad_request(f"`limit` is `{text[:20]}`: send a number from 1 to {_MAX_RUNS}.", param="limit")
     return int(text)
 
 

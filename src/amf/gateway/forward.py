@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 from amf.core.decisions import Dispatch, Refuse
 from amf.core.types import CallKind
@@ -127,7 +128,9 @@ class Forwarder:
     def _engine_request(self, exchange: _Exchange, order: Dispatch) -> EngineRequest:
         accepted = exchange.accepted
         dropped = _NOT_FORWARDED | CREDENTIALS if accepted.call.tenant else _NOT_FORWARDED
-        headers = {k: v for k, v in exchange.request.headers.items() if k.lower() not in dropped}
+        headers: Mapping[str, str] = exchange.request.headers
+        if any(name in headers for name in dropped):
+            headers = CIMultiDict([item for item in headers.items() if item[0].lower() not in dropped])
         call_id = accepted.call.call_id
         return EngineRequest(
             request_id=call_id if order.attempt == 1 else f"{call_id}-{order.attempt}",

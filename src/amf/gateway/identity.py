@@ -60,6 +60,7 @@ _HARNESS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("routing-key", ("x-sgl-routing-key", "x-smg-routing-key"), ()),
 )
 _EXPLICIT = ("pipeline", "run_id", "session_id", "hop", "parents", "branch", "deadline_ms", "slo_class", "final")
+_IDS = ("pipeline", "run_id", "session_id", "hop", "branch")
 _EXPLICIT_HEADERS = tuple((name, "x-amf-" + name.replace("_", "-")) for name in _EXPLICIT)
 _BAGGAGE = {
     "pipeline": ("gen_ai.workflow.name",),
@@ -69,7 +70,6 @@ _BAGGAGE = {
     "parents": ("amf.parents", "amf.hop.parents"),
     "branch": ("amf.branch",),
 }
-_SESSION_HEADERS = frozenset(name for _, names, _ in _HARNESS for name in names)
 _GRPC_UNIT_MS = {"H": 3_600_000.0, "M": 60_000.0, "S": 1000.0, "m": 1.0, "u": 1e-3, "n": 1e-6}
 _GRPC_TIMEOUT = re.compile(r"^(\d{1,8})([HMSmun])$")
 _TIMEOUT_ALIASES_MS = (
@@ -77,12 +77,19 @@ _TIMEOUT_ALIASES_MS = (
     ("x-litellm-timeout", 1000.0),
     ("x-tfy-request-timeout", 1.0),
 )
+_READ_HEADERS = frozenset(
+    [key for _, key in _EXPLICIT_HEADERS]
+    + [name for _, names, parents in _HARNESS for name in (*names, *parents)]
+    + [name for name, _ in _TIMEOUT_ALIASES_MS]
+    + ["grpc-timeout", "baggage", "traceparent", "x-dynamo-session-final"]
+)
 _MAX_ID_CHARS = 256
 _CLAUDE_SESSION = re.compile(r"session_([0-9a-fA-F-]{8,})$")
 
 
 def read_identity(headers: Mapping[str, str], body: Body) -> Identity:
     """Raises Problem (400) on contradictory or malformed identity, (504) on a deadline that has already passed."""
+    headers = _read(headers)
     said = _explicit(headers, body)
     bag = baggage(headers["baggage"]) if "baggage" in headers else {}
     hinted = {name: next((bag[k] for k in keys if bag.get(k)), "") for name, keys in _BAGGAGE.items()} if bag else {}
@@ -91,8 +98,9 @@ def read_identity(headers: Mapping[str, str], body: Body) -> Identity:
     run_named = bool(said.get("run_id") or hinted.get("run_id"))
     hop = said.get("hop") or hinted.get("hop") or ""
     _check_parents(parents, hop, run_named)
-    for name in ("pipeline", "run_id", "session_id", "hop", "branch"):
-        _check_id(name, said.get(name, ""))
+    for name in _IDS:
+        if name in said:
+            _check_id(name, said[name])
     return Identity(
         source=session.source,
         run_id=_usable(session.run_id),
@@ -106,6 +114,16 @@ def read_identity(headers: Mapping[str, str], body: Body) -> Identity:
         slo_class=_slo_class(said.get("slo_class"), body.service_tier),
         final=_flag(said.get("final")) or session.final,
     )
+
+
+def _read(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers that are looked at below, by their names in lower case; of repeated ones the first."""
+    found: dict[str, str] = {}
+    for name, value in headers.items():
+        lowered = name.lower()
+        if lowered in _READ_HEADERS:
+            found.setdefault(lowered, value)
+    return found
 
 
 def _explicit(headers: Mapping[str, str], body: Body) -> dict[str, str]:
@@ -164,7 +182,7 @@ def _session(headers: Mapping[str, str], body: Body, said: Mapping[str, str], hi
 
 
 def _harness_session(headers: Mapping[str, str]) -> _Session | None:
-    if _SESSION_HEADERS.isdisjoint(map(str.lower, headers)):
+    if not headers:
         return None
     for source, names, parents in _HARNESS:
         session = next((headers[name] for name in names if headers.get(name)), "")
@@ -259,6 +277,8 @@ def _deadline_ms(said: str | None, headers: Mapping[str, str]) -> float | None:
 
 
 def _timeout_alias_ms(headers: Mapping[str, str]) -> float | None:
+    if not headers:
+        return None
     match = _GRPC_TIMEOUT.match(headers.get("grpc-timeout", ""))
     if match:
         return int(match.group(1)) * _GRPC_UNIT_MS[match.group(2)]

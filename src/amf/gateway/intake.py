@@ -3,7 +3,7 @@ request that is turned away changes no state. Tokenising, where a pool asks for 
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from uuid import uuid4
+from secrets import token_hex
 
 from amf.core.types import Call, CallKind, Prefix
 from amf.gateway.body import Body, outgoing, parse_body
@@ -111,7 +111,7 @@ class Intake:
             if deadline_s <= self._clock.now_s():
                 raise expired()
         return Call(
-            call_id=f"req-{uuid4().hex[:20]}",
+            call_id=f"req-{token_hex(10)}",
             run_id=run_id,
             pool=pool.name,
             kind=inbound.kind,
@@ -137,7 +137,7 @@ class Intake:
         if identity.run_id:
             return scoped_run_id(identity.run_id, inbound.tenant)
         known = self._derived.find(where, self._clock.real_s(inbound.arrived_s))
-        return known or scoped_run_id(f"run-{uuid4().hex[:16]}", inbound.tenant)
+        return known or scoped_run_id(f"run-{token_hex(8)}", inbound.tenant)
 
     def _check_parents(self, run_id: str, identity: Identity) -> None:
         if not identity.parents:

@@ -5,6 +5,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from aiohttp.http_exceptions import HttpProcessingError
+
+HTTP_LOGGER = "amf.http"  # the server's own complaints
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -25,6 +28,14 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 
+def _unquoted(record: logging.LogRecord) -> bool:
+    """The server quotes the bytes of a malformed request, which may be a prompt or a key: its kind is enough."""
+    if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+        record.error = type(record.exc_info[1]).__name__
+        record.exc_info = None
+    return True
+
+
 def configure_logging(level: str) -> None:
     """Send the project's logs to stderr as JSON. Raises ValueError for an unknown level."""
     handler = logging.StreamHandler()
@@ -33,3 +44,6 @@ def configure_logging(level: str) -> None:
     logger.handlers = [handler]
     logger.propagate = False
     logger.setLevel(level.upper())
+
+
+logging.getLogger(HTTP_LOGGER).addFilter(_unquoted)

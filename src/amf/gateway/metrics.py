@@ -11,44 +11,48 @@ _MILLI = (0.25e-3, 0.5e-3, 1e-3, 1.5e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e
 _SECONDS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
+class _Counters:
+    """A counter with labels. Its children are kept here, since looking one up costs more than counting."""
+
+    def __init__(self, name: str, help_text: str, labels: list[str], registry: CollectorRegistry) -> None:
+        self._counter = Counter(name, help_text, labels, registry=registry)
+        self._children: dict[tuple[str, ...], Counter] = {}
+
+    def labels(self, *values: str) -> Counter:
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = self._counter.labels(*values)
+        return child
+
+
 class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
-        self.requests = Counter("amf_requests", "Requests answered", ["route", "status"], registry=r)
-        self.dispatched = Counter("amf_dispatched_calls", "Attempts sent", ["worker"], registry=r)
+        self.requests = _Counters("amf_requests", "Requests answered", ["route", "status"], r)
+        self.dispatched = _Counters("amf_dispatched_calls", "Attempts sent", ["worker"], r)
         self.retries = Counter("amf_retries", "Attempts after a call's first", registry=r)
-        self.attempt_failures = Counter("amf_failed_attempts", "Attempts without an answer", ["worker"], registry=r)
+        self.attempt_failures = _Counters("amf_failed_attempts", "Attempts without an answer", ["worker"], r)
         self.aborted = Counter("amf_cancelled_attempts", "Attempts taken back by the fabric", registry=r)
         self.holds = Counter("amf_held_calls", "Waits in the fabric's queue", registry=r)
-        self.refusals = Counter("amf_refused_calls", "Calls refused", ["code"], registry=r)
+        self.refusals = _Counters("amf_refused_calls", "Calls refused", ["code"], r)
         self.disconnects = Counter("amf_client_disconnects", "Calls whose client went away", registry=r)
         self.queue_s = Histogram("amf_queue_seconds", "Real seconds in our queue", buckets=_SECONDS, registry=r)
         self.overhead_s = Histogram("amf_overhead_seconds", "Intake and decision", buckets=_MILLI, registry=r)
         self.decision_s = Histogram("amf_decision_seconds", "Fabric.handle", buckets=_MICRO, registry=r)
-        self.events = Counter("amf_events", "Events handled", ["kind"], registry=r)
+        self.events = _Counters("amf_events", "Events handled", ["kind"], r)
         self.fabric_errors = Counter("amf_fabric_errors", "Events the fabric failed on", registry=r)
-        self.prompt_tokens = Counter("amf_prompt_tokens", "Prompt tokens, as engines report", ["pool"], registry=r)
-        self.cached_tokens = Counter("amf_cached_tokens", "Of these, served from cache", ["pool"], registry=r)
-        self.recomputed_tokens = Counter("amf_recomputed_tokens", "Of these, computed", ["pool"], registry=r)
-        self.output_tokens = Counter("amf_output_tokens", "Output tokens", ["pool"], registry=r)
-        self._requests: dict[tuple[str, int], Counter] = {}  # looking a labelled counter up costs more than counting
-        self._events: dict[type[Event], Counter] = {}
+        self.prompt_tokens = _Counters("amf_prompt_tokens", "Prompt tokens, as engines report", ["pool"], r)
+        self.cached_tokens = _Counters("amf_cached_tokens", "Of these, served from cache", ["pool"], r)
+        self.recomputed_tokens = _Counters("amf_recomputed_tokens", "Of these, computed", ["pool"], r)
+        self.output_tokens = _Counters("amf_output_tokens", "Output tokens", ["pool"], r)
         self.worker_up = Gauge("amf_worker_up", "1 while the worker takes calls", ["worker"], registry=r)
 
     def request(self, route: str, status: int) -> None:
-        key = (route, status)
-        child = self._requests.get(key)
-        if child is None:
-            child = self._requests[key] = self.requests.labels(route, str(status))
-        child.inc()
+        self.requests.labels(route, str(status)).inc()
 
     def handled(self, event: Event, seconds: float) -> None:
-        kind = type(event)
-        child = self._events.get(kind)
-        if child is None:
-            child = self._events[kind] = self.events.labels(kind.__name__)
-        child.inc()
+        self.events.labels(type(event).__name__).inc()
         self.decision_s.observe(seconds)
 
     def decided(self, decision: Decision) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -26,9 +27,12 @@ from amf.gateway.forward import Forwarder, ForwardLimits
 from amf.gateway.graphs import Graphs
 from amf.gateway.intake import Intake
 from amf.gateway.journal import JournalWriter
+from amf.gateway.logs import HTTP_LOGGER
 from amf.gateway.metrics import Metrics
 from amf.gateway.pools import Pools
 from amf.gateway.problem import Problem
+
+_MAX_HEAD_BYTES = 64 * 1024  # of a request's first line, and of each header
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,13 @@ async def _open_journal(config: ServeConfig, stack: AsyncExitStack) -> JournalWr
 
 async def _listen(app: web.Application, config: ServeConfig, stack: AsyncExitStack) -> int:
     runner = web.AppRunner(
-        app, access_log=None, handler_cancellation=True, shutdown_timeout=config.server.shutdown_grace_s
+        app,
+        access_log=None,
+        logger=logging.getLogger(HTTP_LOGGER),
+        handler_cancellation=True,
+        shutdown_timeout=config.server.shutdown_grace_s,
+        max_line_size=_MAX_HEAD_BYTES,
+        max_field_size=_MAX_HEAD_BYTES,
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)

@@ -15,8 +15,11 @@ def fcfs(state: CallState, due_s: float | None, view: View) -> float:
 
 def least_slack(state: CallState, due_s: float | None, view: View) -> float:
     """Latest start that still meets the hop's deadline: due minus expected service. A call without a deadline is due
-    `lapse_s` after it arrived (four times that for background work), so nothing waits for ever behind deadlines."""
+    `lapse_s` after it arrived (four times that for background work), so nothing waits for ever behind deadlines; and sooner
+    by what its pipeline has waited in queues before, so that waits even out between pipelines."""
     if due_s is None:
-        due_s = state.arrived_s + view.config.lapse_s * _PATIENCE[state.call.slo_class]
+        pipeline = view.pipelines.get(state.call.run_id)
+        waited_s = pipeline.account.queue_s if pipeline else 0.0
+        due_s = state.arrived_s + view.config.lapse_s * _PATIENCE[state.call.slo_class] - waited_s
     call = state.call
     return due_s - view.profiles.expected_service_s(call.graph, call.hop, call.pool)

@@ -19,6 +19,7 @@ from math import inf
 from amf.core.cost import prefill_s as prefill_by_profile_s
 from amf.core.decisions import Because, Price
 from amf.core.policy.interface import Placement, PoolView
+from amf.core.state.lanes import Home
 from amf.core.state.pipelines import CallState
 from amf.core.state.warmth import COLD, Hit
 from amf.core.state.workers import WorkerState
@@ -140,7 +141,7 @@ def _fits_beside_protected(state: CallState, worker: WorkerState, hit: Hit, view
     home = view.lanes.home(worker.name)
     protected_tokens = home.waiting_tokens
     if view.now_s - state.arrived_s <= config.lapse_s:
-        protected_tokens += home.protected_tokens
+        protected_tokens += home.protected_tokens if worker.flights else _protected_on_idle(home, view)
     own = view.lanes.get(call.run_id, call.pool)
     if own is not None and own.worker == worker.name and own.idle:
         protected_tokens -= own.context_tokens
@@ -148,6 +149,16 @@ def _fits_beside_protected(state: CallState, worker: WorkerState, hit: Hit, view
     if worker.committed_tokens + protected_tokens + needed_tokens <= worker.spec.kv_tokens:
         return True
     return protected_tokens <= 0 and not worker.flights  # an empty worker takes what no worker could hold
+
+
+def _protected_on_idle(home: Home, view: PoolView) -> int:
+    """On a worker that runs nothing, computing a context again would delay nobody else: protection ends sooner there."""
+    share = view.config.idle_hold_share
+    return sum(
+        lane.counted_protected_tokens
+        for lane in home.lanes.values()
+        if view.now_s - lane.idle_since_s < share * (lane.protected_until_s - lane.idle_since_s)
+    )
 
 
 def _restore_s(worker: WorkerState, hit: Hit, view: PoolView) -> float:

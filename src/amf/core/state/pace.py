@@ -36,10 +36,21 @@ class Pace:
 
 
 class Paces:
-    """Prefill and decode apart: one is bound by arithmetic, the other by memory."""
+    """Prefill and decode apart: one is bound by arithmetic, the other by memory. `stamp` changes when a factor has moved by
+    more than a hundredth, so that who keeps a copy knows when to renew it."""
 
-    __slots__ = ("decode", "prefill")
+    __slots__ = ("_stamped", "decode", "prefill", "stamp")
 
     def __init__(self) -> None:
         self.prefill = Pace()
         self.decode = Pace()
+        self.stamp = 0
+        self._stamped = (1.0, 1.0)
+
+    def observe(self, pace: Pace, observed_s: float, expected_s: float) -> None:
+        """One observation for `pace`, which is one of the two."""
+        pace.observe(observed_s, expected_s)
+        prefill, decode = self._stamped
+        if abs(self.prefill.factor - prefill) > 0.01 * prefill or abs(self.decode.factor - decode) > 0.01 * decode:
+            self._stamped = (self.prefill.factor, self.decode.factor)
+            self.stamp += 1

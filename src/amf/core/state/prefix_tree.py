@@ -11,10 +11,13 @@ A hold is *pinned* while a call that covers it is in flight: it counts as warm a
 evicted, as in the engine. Every other hold has an expiry, since a prediction must not be believed for ever.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
+from typing import TypeVar
 
 from amf.core.types import Prefix
+
+T = TypeVar("T")
 
 
 class Hold:
@@ -89,13 +92,15 @@ class PrefixTree:
             if not node.holds[worker].pins:
                 self._release(node, worker)
 
-    def hits(self, prefix: Prefix, now_s: float) -> dict[str, int]:
-        """Worker -> tokens of the prompt expected to be warm there. Workers with none are absent."""
-        found: dict[str, int] = {}
+    def hits(self, prefix: Prefix, now_s: float, wrap: Callable[[int], T]) -> dict[str, T]:
+        """Worker -> `wrap`(tokens of the prompt expected to be warm there). Workers with none are absent. `wrap` is called
+        once per depth and not per worker: many workers share the depth of a common system prompt."""
+        found: dict[str, T] = {}
         for node, matched in self._walk(prefix.keys):
+            whole = wrap(node.ends[matched - 1])
             for worker, hold in node.holds.items():
                 if hold.pins or hold.expires_s > now_s:
-                    found[worker] = node.ends[min(hold.count, matched) - 1]
+                    found[worker] = whole if hold.count >= matched else wrap(node.ends[hold.count - 1])
         return found
 
     def pin(self, worker: str, prefix: Prefix, now_s: float) -> float:

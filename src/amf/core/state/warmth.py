@@ -81,13 +81,11 @@ class Warmth:
         if self._memo is not None and self._memo[0] is prefix and self._memo[1] == now_s:
             return self._memo[2]
         most = max(prefix.total_tokens - 1, 0)
-        known_hits: dict[int, Hit] = {}  # siblings of one prefix have the same few depths
-        found: dict[str, Hit] = {}
-        for name, tokens in self._predicted.hits(prefix, now_s).items():
-            hit = known_hits.get(tokens)
-            if hit is None:
-                hit = known_hits[tokens] = Hit(min(tokens, most), min(tokens, most))
-            found[name] = hit
+
+        def predicted(tokens: int) -> Hit:
+            return Hit(min(tokens, most), min(tokens, most))
+
+        found = self._predicted.hits(prefix, now_s, predicted)
         for name, (tokens, hbm_tokens) in self._observed.hits(prefix).items():
             known = found.get(name, COLD)
             if tokens > known.tokens:

@@ -61,25 +61,23 @@ class WorkerState:
         self.due: list[tuple[float, str, int]] = []  # unseen first tokens, by due time
         self._paces = Paces()
         self._pool_paces = pool_paces
-        self._decode_base_s = 0.0  # one decode iteration by profile, if one more sequence joined
+        self._decode_base_s = 0.0
+        self.prefill_scale = self.decode_scale = 1.0
+        self.decode_step_s = 0.0  # seconds of one decode iteration if one more sequence joined
+        self.refresh_paces()
         self._refresh_decode()
 
     @property
     def running(self) -> int:
         return len(self.flights)
 
-    @property
-    def prefill_scale(self) -> float:
-        return self._paces.prefill.within(self._pool_paces.prefill)
-
-    @property
-    def decode_scale(self) -> float:
-        return self._paces.decode.within(self._pool_paces.decode)
-
-    @property
-    def decode_step_s(self) -> float:
-        """Seconds of one decode iteration if one more sequence joined."""
-        return self._decode_base_s * self.decode_scale
+    def refresh_paces(self) -> None:
+        """Renew the speed factors from what this worker and its pool have shown."""
+        pool = self._pool_paces
+        self.paces_stamp = pool.stamp
+        self.prefill_scale = self._paces.prefill.within(pool.prefill)
+        self.decode_scale = self._paces.decode.within(pool.decode)
+        self.decode_step_s = self._decode_base_s * self.decode_scale
 
     def backlog_s(self, now_s: float) -> float:
         """Seconds until a new prompt's prefill would begin."""
@@ -111,8 +109,9 @@ class WorkerState:
         expected_s = prefill_s(self.spec.profile, flight.prompt_tokens - flight.hit_tokens, flight.hit_tokens)
         if flight.backlog_s <= flight.prefill_s:  # mostly its own prefill, not a queue
             observed_s = min(max(now_s - flight.sent_s - flight.backlog_s, 0.0), 100.0 * expected_s)
-            for pace in (self._paces.prefill, self._pool_paces.prefill):
-                pace.observe(observed_s, expected_s)
+            self._paces.prefill.observe(observed_s, expected_s)
+            self._pool_paces.observe(self._pool_paces.prefill, observed_s, expected_s)
+            self.refresh_paces()
         self._leave_prefill(flight)
         self.prefill_free_s = now_s + sum(f.prefill_s for f in self.flights.values() if f.prefilling)
 
@@ -135,8 +134,10 @@ class WorkerState:
             expected_s = (output_tokens - 1) * decode_iteration_s(
                 self.spec.profile, len(self.flights) + 1, self.committed_tokens + flight.footprint_tokens
             )
-            for pace in (self._paces.decode, self._pool_paces.decode):
-                pace.observe(min(now_s - flight.first_token_s, 100.0 * expected_s), expected_s)
+            observed_s = min(now_s - flight.first_token_s, 100.0 * expected_s)
+            self._paces.decode.observe(observed_s, expected_s)
+            self._pool_paces.observe(self._pool_paces.decode, observed_s, expected_s)
+            self.refresh_paces()
         self._refresh_decode()
         return flight
 
@@ -156,3 +157,4 @@ class WorkerState:
     def _refresh_decode(self) -> None:
         batch, kv_tokens = len(self.flights) + 1, max(self.committed_tokens, 0)
         self._decode_base_s = decode_iteration_s(self.spec.profile, batch, kv_tokens)
+        self.decode_step_s = self._decode_base_s * self.decode_scale
