@@ -9,7 +9,7 @@ belong to the machine. `--against` runs another source tree's gateway in the sam
 
 Latency: one request at a time over one connection; `added` is over the direct connection's same quantile. Throughput: 32
 connections that never pause, all processes sharing the machine's cores, so requests a second are bounded by generator and
-upstream as well; CPU a request is the gateway's own (utime + stime of its process tree). `sse N` is N chunks in a burst,
+upstream as well; CPU a request is the gateway's own (of its process tree, from /proc). `sse N` is N chunks in a burst,
 `sse N PACE` one each PACE ms.
 """
 
@@ -48,6 +48,10 @@ class Case:
     def events(self) -> int:
         """Stream events to expect: the chunks, the usage and the end mark."""
         return int(self.order.split()[1]) + 2 if self.order.startswith("sse") else 0
+
+    @property
+    def is_paced(self) -> bool:
+        return self.order.startswith("sse") and not self.order.endswith(" 0")
 
     def __str__(self) -> str:
         size = f"{self.body_bytes // 1024} KB" if self.body_bytes >= 1024 else f"{self.body_bytes} B"
@@ -127,6 +131,7 @@ async def throughput(
 ) -> list[dict[str, Any]]:
     """A window for every target in each round; the first round warms up and is shorter."""
     requests = {target.name: target.requests(case, seed) for target in targets}
+    window_s *= 2 if case.is_paced else 1
     first: dict[str, list[float]] = {target.name: [] for target in targets}
     for turn in range(rounds + 1):
         for target in targets if turn % 2 else reversed(targets):

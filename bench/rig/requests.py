@@ -1,7 +1,9 @@
 """What an agent's SDK sends: chat requests of a given size, one for each of many sessions behind a shared system prompt."""
 
 import json
+from functools import cache
 from random import Random
+from string import ascii_lowercase
 
 from rig.upstream import MODEL
 
@@ -22,32 +24,36 @@ _HEADERS = (
     "x-stainless-read-timeout: 600",
 )
 _TURN_BYTES = 3_000  # of one message in a long history
+_WORDS = 2_000
 
 
 def chat_requests(url: str, body_bytes: int, order: str, *, sessions: int, seed: int) -> list[bytes]:
     """Whole HTTP requests, one a session, each about `body_bytes` long. `order` is what `upstream.py` is told to answer."""
-    random = Random(f"{seed}/{body_bytes}")
-    system = _text(random, body_bytes // 4)
-    host = url.removeprefix("http://")
     requests = []
-    for _ in range(sessions):
-        messages = [{"role": "system", "content": system}]
-        left = body_bytes - body_bytes // 4 - 120
-        while left > 0:
-            role = "user" if len(messages) % 2 else "assistant"
-            messages.append({"role": role, "content": _text(random, min(left, _TURN_BYTES))})
-            left -= _TURN_BYTES
-        body = json.dumps({"model": MODEL, "messages": messages, "stream": order.startswith("sse")}).encode()
-        lines = ("POST /v1/chat/completions HTTP/1.1", f"Host: {host}", *_HEADERS, f"x-mock: {order}")
-        requests.append("\r\n".join((*lines, f"Content-Length: {len(body)}", "", "")).encode() + body)
+    for body in _bodies(body_bytes, order.startswith("sse"), sessions, seed):
+        host, length = f"Host: {url.removeprefix('http://')}", f"Content-Length: {len(body)}"
+        lines = ("POST /v1/chat/completions HTTP/1.1", host, *_HEADERS, f"x-mock: {order}", length, "", "")
+        requests.append("\r\n".join(lines).encode() + body)
     return requests
 
 
-def _text(random: Random, size: int) -> str:
-    """Words of 2 to 9 letters in lines of about ten."""
-    words = []
-    while size > 0:
-        word = "".join(random.choices("abcdefghijklmnopqrstuvwxyz", k=min(size, random.randint(2, 9))))
-        words.append(word)
-        size -= len(word) + 1
-    return "\n".join(" ".join(words[start : start + 10]) for start in range(0, len(words), 10))
+@cache
+def _bodies(body_bytes: int, stream: bool, sessions: int, seed: int) -> tuple[bytes, ...]:
+    """The system prompt takes a quarter; the rest are turns, of which each session has its own."""
+    random = Random(seed)
+    words = ["".join(random.choices(ascii_lowercase, k=random.randint(2, 9))) for _ in range(_WORDS)]
+    system = _text(random, words, body_bytes // 4)
+    bodies = []
+    for _ in range(sessions):
+        messages = [{"role": "system", "content": system}]
+        for left in range(body_bytes - body_bytes // 4 - 120, 0, -_TURN_BYTES):
+            role = "user" if len(messages) % 2 else "assistant"
+            messages.append({"role": role, "content": _text(random, words, min(left, _TURN_BYTES))})
+        bodies.append(json.dumps({"model": MODEL, "messages": messages, "stream": stream}).encode())
+    return tuple(bodies)
+
+
+def _text(random: Random, words: list[str], size: int) -> str:
+    """Lines of ten words, `size` bytes in all."""
+    drawn = random.choices(words, k=size // 3 + 1)
+    return "\n".join(" ".join(drawn[start : start + 10]) for start in range(0, len(drawn), 10))[:size]

@@ -24,15 +24,15 @@ class Server:
         return next(word for word in self.said.split() if word.startswith("http://"))
 
     def cpu_s(self) -> float | None:
-        """Seconds of CPU the process and its children have used; None where there is no /proc."""
-        total = 0.0
+        """Seconds of CPU the process and its children have used; None where /proc does not tell."""
+        total_ns = 0
         for pid in _tree(self.pid):
             try:
-                stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                return None
-            total += (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
-        return total
+                threads = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+            except OSError:  # a thread that ended between the listing and the reading
+                continue
+            total_ns += sum(int(thread.split()[0]) for thread in threads)
+        return total_ns / 1e9 if total_ns else None
 
 
 def _tree(pid: int) -> list[int]:

@@ -92,6 +92,7 @@ class LimitsConfig:
     connect_timeout_s: float = 5.0
     head_timeout_s: float = 600.0  # a non-streamed answer as a whole
     stall_timeout_s: float = 300.0  # any later silence
+    upload_s: float = 300.0  # for a request's body to arrive
     wait_s: float = 600.0  # in the fabric's queue
     health_interval_s: float = 2.0
     observe_interval_s: float = 1.0
@@ -122,7 +123,7 @@ _MAX_PORT = 65_535
 _MAX_TEXT_CHARS = 256
 _ABOVE_ZERO = (
     *("max_", "tick_s", "time_scale", "connect_", "head_", "stall_", "wait_", "health_", "observe_", "retry_"),
-    "breaker_",
+    *("breaker_", "upload_"),
 )
 
 _TABLES = ("server", "fabric", "worker", "pools", "journal", "limits")

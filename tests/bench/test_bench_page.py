@@ -1,7 +1,9 @@
 """The page: self-contained, escaped, with what the report says; and the words around it."""
 
+import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -14,6 +16,7 @@ from amf.bench.page import Measured, Page, render_page
 from amf.bench.records import Measurement, report_of, totals_of
 from amf.bench.remarks import remarks
 from amf.bench.sse import Usage
+from amf.core.presets import MODEL_CONFIGS
 from amf.demo.conclusion import conclusions
 from amf.sim.plan import PipelinePlan, Workload
 from amf.sim.scenario import PoolSpec
@@ -57,6 +60,21 @@ def test_the_report_is_in_modelled_seconds_and_has_every_field_of_the_schema() -
         "bound decision_us"
     )
     assert set(schema.split()) <= set(row)
+
+
+def test_a_model_given_by_its_config_has_its_bytes_counted(tmp_path: Path) -> None:
+    """Calls name their pool, and the pool of a config.json is named after its folder."""
+    config = tmp_path / "llama-3.1-8b" / "config.json"
+    config.parent.mkdir()
+    config.write_text(json.dumps(MODEL_CONFIGS["llama-3.1-8b"]))
+    plan = chain("p", 3)
+    plan = replace(plan, calls=tuple(replace(call, pool="llama-3.1-8b") for call in plan.calls))
+    run = finished(plan, call_s=0.5)
+    workload = Workload(name="w", pipelines=(plan,), concurrency=1)
+    measurement = Measurement(policy="fabric", workload=workload, runs=[run], duration_s=10.0, time_scale=1.0)
+    by_config = report_of(measurement, (PoolSpec(model=str(config), workers=2),))
+    assert by_config["bytes"] == report_of(measurement, FLEET)["bytes"] and by_config["bytes"]["kv"] > 0
+    assert by_config["cost_usd"] == report_of(measurement, FLEET)["cost_usd"]
 
 
 def test_the_page_fetches_nothing_and_escapes_everything() -> None:

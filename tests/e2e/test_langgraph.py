@@ -13,7 +13,11 @@ from amf.core.types import Call
 from amf.emulator import EmulatorConfig
 
 EXAMPLE = ROOT / "examples" / "langgraph_fanout.py"
-QUESTIONS = ("What is a prefix cache, and who fills it?", "And when does it not help?")
+NOTES = " ".join(
+    f"Note {number}: a prompt's first blocks may be found where they were computed." for number in range(500)
+)
+QUESTIONS = (f"What is a prefix cache? {NOTES}", "And when does it not help?")  # a long thread: worth its prefill
+SCALE = 10.0
 CALLS_PER_TURN = 4  # planner, two researchers, writer
 
 
@@ -32,7 +36,7 @@ async def run_example(built: House) -> list[Call]:
 
 
 async def test_three_nodes_and_a_fan_out() -> None:
-    config = EmulatorConfig(model=MODEL, time_scale=100.0)
+    config = EmulatorConfig(model=MODEL, time_scale=SCALE)
     async with house(config, config) as built:
         calls = await run_example(built)
         totals = built.fabric.totals()
@@ -51,7 +55,7 @@ async def test_three_nodes_and_a_fan_out() -> None:
 
 
 async def test_the_second_invocation_of_a_thread_finds_the_first_ones_prefix_warm() -> None:
-    config = EmulatorConfig(model=MODEL, time_scale=100.0)
+    config = EmulatorConfig(model=MODEL, time_scale=SCALE)
     async with house(config, config) as built:
         calls = await run_example(built)
         first, second = calls[0], calls[CALLS_PER_TURN]  # the planner's: it reads the whole thread each time
@@ -66,7 +70,7 @@ async def test_the_second_invocation_of_a_thread_finds_the_first_ones_prefix_war
 
 async def test_the_two_researchers_run_side_by_side() -> None:
     """Both branches of the fan-out are in flight at once, so the fabric sees siblings and not a chain."""
-    async with house(EmulatorConfig(model=MODEL, time_scale=20.0)) as built:
+    async with house(EmulatorConfig(model=MODEL, time_scale=SCALE)) as built:
         one, other = (await run_example(built))[1:3]
         told = [event for event, _ in built.fabric.told]
         came = next(i for i, event in enumerate(told) if isinstance(event, CallArrived) and event.call is other)

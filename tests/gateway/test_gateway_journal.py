@@ -45,6 +45,24 @@ async def test_a_changed_decision_is_noticed(tmp_path: Path) -> None:
         replay(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"[server]\nport = 1\n", "line 1 is not JSON"),
+        (b'{"journal":1,"policy":"fabric","config":{}}\n{"event":{"ty', "line 2 is not JSON"),
+        (b'{"journal":1,"version":"9.0","policy":"fabric","config":{"x":1}}\n', "written by amf 9.0"),
+        (b'{"journal":2}\n', "no journal of format 1"),
+        (b"", "no journal of format 1"),
+    ],
+)
+def test_what_is_no_whole_journal_is_named(content: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=words) as caught:
+        replay(path)
+    assert str(path) in str(caught.value)
+
+
 async def test_no_prompt_is_ever_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "journal.jsonl"
     journal = JournalConfig(path=str(path))

@@ -56,6 +56,7 @@ def test_body_and_headers_make_one_explicit_identity() -> None:
     identity = read({"x-amf-hop": "code", "x-amf-branch": "g/a", "x-amf-slo-class": "background"}, amf=amf)
     assert identity == Identity(
         source="explicit",
+        names_graph=True,
         run_id="r",
         session_id="r",
         graph="coding",

@@ -83,7 +83,7 @@ def _call_record(pipeline: str, call: CallRun, scale: float) -> CallRecord:
 
 
 def _context(measured: Measurement, fleet: Sequence[PoolSpec]) -> ReportContext:
-    workers = {pool.model: pool_worker(pool, 0) for pool in fleet}
+    workers = {pool.name: pool_worker(pool, 0) for pool in fleet}
     hourly: Mapping[str, float] = {name: worker.profile.dollars_per_hour for name, worker in workers.items()}
     return ReportContext(
         policy=measured.policy,
@@ -91,7 +91,7 @@ def _context(measured: Measurement, fleet: Sequence[PoolSpec]) -> ReportContext:
         seed=measured.workload.seed,
         duration_s=measured.duration_s * measured.time_scale,
         gpus=sum(pool.workers * pool.tensor_parallel for pool in fleet),
-        dollars_per_hour=sum(pool.workers * hourly[pool.model] for pool in fleet),
+        dollars_per_hour=sum(pool.workers * hourly[pool.name] for pool in fleet),
         ideal_cached=ideal_cached_by_call(measured.workload),
         kv_bytes_per_token={name: worker.profile.kv_bytes_per_token for name, worker in workers.items()},
         decision_us_p50=measured.decision_us[0],

@@ -23,7 +23,7 @@ from amf.sim.workload import build, fleet_of
 _INTERRUPTED = 130
 
 
-_Scenario = Annotated[Path, typer.Argument(help="A scenario file (TOML), the same that `amf simulate` reads.")]
+_Scenario = Annotated[Path, typer.Argument(help="A scenario file (TOML); docs/scenarios.md describes it.")]
 _Target = Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible endpoint, with or without /v1.")]
 _Api = Annotated[Api, typer.Option(help="Send prompts as chat messages or as one text.")]
 _Identity = Annotated[

@@ -14,6 +14,10 @@ class EngineError(Exception):
     """The worker's fault: unreachable, refused, timed out, stalled, or sent what is not HTTP. Retryable elsewhere."""
 
 
+class EngineBusy(EngineError):
+    """The worker is well but takes no more calls now: its queue is full."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
     """What this engine offers; what it lacks degrades by a stated rule (docs/engines.md)."""

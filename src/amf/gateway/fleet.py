@@ -82,6 +82,11 @@ class Fleet:
                 return link.engine.url, {"Authorization": f"Bearer {key}"} if key else {}
         return None
 
+    def logs_in(self, name: str) -> bool:
+        """Whether the gateway logs in at this worker with a key of its own, instead of the client with his."""
+        link = self._links.get(name)
+        return link is not None and link.config.api_key is not None
+
     def call_succeeded(self, name: str) -> None:
         if name in self._links:
             self._links[name].call_succeeded()

@@ -6,6 +6,7 @@ are not streamed are held until they are whole. After the first byte an attempt 
 event: the client is told, never left hanging.
 """
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from multidict import CIMultiDict
 
 from amf.core.decisions import Dispatch, Refuse
 from amf.core.types import CallKind
-from amf.engines.engine import EngineError, EngineRequest, Upstream
+from amf.engines.engine import EngineBusy, EngineError, EngineRequest, Upstream
 from amf.engines.headers import CREDENTIALS
 from amf.gateway.driver import Driver
 from amf.gateway.fleet import Fleet
@@ -28,6 +29,7 @@ from amf.gateway.usage import StreamTail, Usage, usage_of
 _NOT_FORWARDED = frozenset({"content-encoding", "priority"})  # aiohttp has decoded the body; priority is the fabric's
 _NOT_RETURNED = frozenset({"content-length", "date", "server", "x-request-id", "set-cookie"})
 _BYTES_PER_TOKEN = 4
+_MAX_LINE_BYTES = 1024 * 1024  # of a stream; longer ones pass in pieces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +37,14 @@ class ForwardLimits:
     """Real seconds and bytes. Larger answers than `max_buffered_bytes` are passed on before they are whole."""
 
     wait_s: float = 600.0
+    upload_s: float = 300.0
     max_buffered_bytes: int = 32 * 1024 * 1024
 
 
 class _Exchange:
     """What the steps of one call share."""
 
-    __slots__ = ("accepted", "dispatch", "overhead_s", "request", "response", "started_s", "ticket")
+    __slots__ = ("accepted", "dispatch", "in_event", "overhead_s", "request", "response", "started_s", "ticket")
 
     def __init__(self, request: web.Request, accepted: Accepted, ticket: Ticket, started_s: float) -> None:
         self.request = request
@@ -51,6 +54,7 @@ class _Exchange:
         self.overhead_s: float | None = None  # real, from the last byte received to the first dispatch, waiting apart
         self.dispatch: Dispatch | None = None
         self.response: web.StreamResponse | None = None  # once its head is on the way
+        self.in_event = False  # the client has the first lines of an event whose end is still to come
 
 
 class Forwarder:
@@ -63,7 +67,7 @@ class Forwarder:
 
     async def serve(self, request: web.Request, inbound: Inbound) -> web.StreamResponse:
         """Raises Problem for what ends before it is a call; answers every call."""
-        raw = await request.read()
+        raw = await (request.read() if request.content.is_eof() else self._receive(request))
         started_s = time.perf_counter()
         accepted = await self._intake.accept(inbound, raw)
         try:
@@ -75,6 +79,17 @@ class Forwarder:
         except ConnectionError:  # the client went away in the middle of a write
             self._metrics.disconnects.inc()
             return web.Response(status=499)
+
+    async def _receive(self, request: web.Request) -> bytes:
+        """The rest of a body that is still on its way. Raises Problem (408) if it takes too long."""
+        try:
+            async with asyncio.timeout(self._limits.upload_s):
+                return await request.read()
+        except TimeoutError:
+            message = (
+                f"The body did not arrive within {self._limits.upload_s:g} s: send it again, or in smaller pieces."
+            )
+            raise Problem(408, "upload_timeout", message, retry=True) from None
 
     async def _run(self, exchange: _Exchange) -> web.StreamResponse:
         ticket = exchange.ticket
@@ -114,7 +129,8 @@ class Forwarder:
                 return exchange.response
             self._metrics.attempt_failures.labels(order.worker).inc()
             self._driver.failed(ticket, str(error), retryable=True)
-            self._fleet.call_failed(order.worker, str(error))
+            if not isinstance(error, EngineBusy):
+                self._fleet.call_failed(order.worker, str(error))
             if ticket.streamed:
                 return await self._break_off(exchange, refusal("upstream_failed", f"The answer broke off: {error}."))
             return None
@@ -145,23 +161,31 @@ class Forwarder:
         """A stream: bytes pass as they come. The fabric hears of the end before the client, whose next hop may be quick."""
         tail = StreamTail()
         response: web.StreamResponse | None = None
+        held = b""
         async for chunk in upstream.chunks():
             if response is None:
                 response = await self._begin(exchange, upstream)
             tail.feed(chunk)
             if not exchange.ticket.ended and tail.complete():
                 self._finish(exchange, tail.usage(), estimated_output=max(0, tail.data_lines - 2))
-            await response.write(chunk)
+            if held or not chunk.endswith(b"\n"):  # half a line stays, so that an error can still follow whole ones
+                held += chunk
+                end = len(held) if len(held) > _MAX_LINE_BYTES else held.rfind(b"\n") + 1
+                chunk, held = held[:end], held[end:]
+            if chunk:
+                exchange.in_event = not chunk.endswith(b"\n\n")
+                await response.write(chunk)
         if response is None or not exchange.ticket.ended:
             raise EngineError("the stream ended before its end mark")
+        if held:
+            await response.write(held)
         await response.write_eof()
         return response
 
     async def _collect(self, exchange: _Exchange, upstream: Upstream) -> web.StreamResponse | None:
         """An answer in one piece, held until it is whole and known to be an answer."""
         status = upstream.status
-        if status >= 500:
-            raise EngineError(f"the engine answered with status {status}")
+        self._check_status(exchange, status)
         parts: list[bytes] = []
         size = 0
         async for chunk in upstream.chunks():
@@ -176,6 +200,15 @@ class Forwarder:
             usage = None if "content-encoding" in upstream.headers else usage_of(body)
             self._finish(exchange, usage, estimated_output=len(body) // _BYTES_PER_TOKEN)
         return web.Response(status=status, body=body, headers=self._headers(exchange, upstream))
+
+    def _check_status(self, exchange: _Exchange, status: int) -> None:
+        """Raises EngineError for a status that is the worker's doing, not the client's."""
+        if status == 503:
+            raise EngineBusy("the engine is busy (status 503)")
+        tenant, worker = exchange.accepted.call.tenant, exchange.ticket.worker
+        login_refused = status in (401, 403) and (tenant or self._fleet.logs_in(worker))
+        if status >= 500 or 300 <= status < 400 or login_refused:
+            raise EngineError(f"the engine answered with status {status}")
 
     async def _pass_on(self, exchange: _Exchange, upstream: Upstream, begun: bytes) -> web.StreamResponse:
         """The rest of an answer too large to hold; from here on it cannot be tried again."""
@@ -201,7 +234,7 @@ class Forwarder:
         response = exchange.response
         assert response is not None
         if exchange.accepted.stream:
-            await response.write(problem.sse())
+            await response.write(b"\n" + problem.sse() if exchange.in_event else problem.sse())
             await response.write_eof()
         else:
             assert exchange.request.transport is not None

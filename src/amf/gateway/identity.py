@@ -28,6 +28,7 @@ class Identity:
     session_id: str = ""
     parent_session_id: str = ""
     graph: str = ""
+    names_graph: bool = False  # explicitly; else `graph` is a hint
     hop: str = ""
     parents: tuple[str, ...] = ()
     branch: str = ""
@@ -46,6 +47,8 @@ class _Session:
     parent_id: str = ""
     final: bool = False
 
+
+_NOBODY = _Session("derived", "")
 
 # Source, session headers in order, headers that name the session above it. The order is the ladder's.
 _HARNESS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
@@ -90,9 +93,17 @@ _CLAUDE_SESSION = re.compile(r"session_([0-9a-fA-F-]{8,})$")
 def read_identity(headers: Mapping[str, str], body: Body) -> Identity:
     """Raises Problem (400) on contradictory or malformed identity, (504) on a deadline that has already passed."""
     headers = _read(headers)
+    if not (headers or body.amf or body.metadata):  # the common case, made quick
+        native = _native_session(body) or _NOBODY
+        return Identity(
+            source=native.source,
+            run_id=native.run_id,
+            session_id=native.session_id,
+            slo_class=_slo_class(None, body.service_tier),
+        )
     said = _explicit(headers, body)
     bag = baggage(headers["baggage"]) if "baggage" in headers else {}
-    hinted = {name: next((bag[k] for k in keys if bag.get(k)), "") for name, keys in _BAGGAGE.items()} if bag else {}
+    hinted = _hints(bag) if bag else {}
     session = _session(headers, body, said, hinted)
     parents = tuple(p for p in (said.get("parents") or hinted.get("parents") or "").split("|") if p)
     run_named = bool(said.get("run_id") or hinted.get("run_id"))
@@ -103,11 +114,12 @@ def read_identity(headers: Mapping[str, str], body: Body) -> Identity:
             _check_id(name, said[name])
     return Identity(
         source=session.source,
-        run_id=_usable(session.run_id),
-        session_id=_usable(session.session_id),
-        parent_session_id=_usable(session.parent_id),
-        graph=said.get("pipeline") or _usable(hinted.get("pipeline", "")),
-        hop=said.get("hop") or _usable(hop),
+        run_id=session.run_id,
+        session_id=session.session_id,
+        parent_session_id=session.parent_id,
+        graph=said.get("pipeline") or hinted.get("pipeline", ""),
+        names_graph=bool(said.get("pipeline")),
+        hop=hop,
         parents=parents,
         branch=_branch(said.get("branch") or hinted.get("branch") or ""),
         deadline_ms=_deadline_ms(said.get("deadline_ms"), headers),
@@ -124,6 +136,12 @@ def _read(headers: Mapping[str, str]) -> dict[str, str]:
         if lowered in _READ_HEADERS:
             found.setdefault(lowered, value)
     return found
+
+
+def _hints(bag: Mapping[str, str]) -> dict[str, str]:
+    """What a baggage says of the request. A hint that is too long or unprintable is no hint."""
+    hints = {name: next((bag[k] for k in keys if bag.get(k)), "") for name, keys in _BAGGAGE.items()}
+    return {name: value for name, value in hints.items() if name == "parents" or _usable(value)}
 
 
 def _explicit(headers: Mapping[str, str], body: Body) -> dict[str, str]:
@@ -178,16 +196,16 @@ def _session(headers: Mapping[str, str], body: Body, said: Mapping[str, str], hi
     if native is not None:
         return native
     trace = trace_id(headers["traceparent"]) if "traceparent" in headers else None
-    return _Session("traceparent", trace, trace) if trace else _Session("derived", "")
+    return _Session("traceparent", trace, trace) if trace else _NOBODY
 
 
 def _harness_session(headers: Mapping[str, str]) -> _Session | None:
     if not headers:
         return None
     for source, names, parents in _HARNESS:
-        session = next((headers[name] for name in names if headers.get(name)), "")
+        session = next((headers[name] for name in names if _usable(headers.get(name, ""))), "")
         if session:
-            parent = next((headers[name] for name in parents if headers.get(name)), "")
+            parent = next((headers[name] for name in parents if _usable(headers.get(name, ""))), "")
             final = source == "dynamo" and headers.get("x-dynamo-session-final", "").lower() == "true"
             return _Session(source, parent or session, session, parent, final)
     return None
@@ -204,7 +222,7 @@ def _native_session(body: Body) -> _Session | None:
         ("body:prompt_cache_key", body.prompt_cache_key),
     )
     for source, value in named:
-        if isinstance(value, str) and value:
+        if isinstance(value, str) and _usable(value):
             return _Session(source, value, value)
     return None
 

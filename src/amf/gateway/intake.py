@@ -91,6 +91,8 @@ class Intake:
         call = self._call(inbound, body, identity, prefix, where, pool)
         session = scoped_run_id(identity.session_id, inbound.tenant) if identity.session_id else ""
         hop_id = self._book.note(call.run_id, call.hop, session)
+        if identity.names_graph:
+            self._book.follow(call.run_id, identity.graph)
         self._derived.note(where, call.run_id, self._clock.real_s(inbound.arrived_s))
         return Accepted(
             call=call,
@@ -105,6 +107,7 @@ class Intake:
     def _call(self, inbound: Inbound, body: Body, identity: Identity, prefix: Prefix, where: Trail, pool: Pool) -> Call:
         run_id = self._run_id(inbound, identity, where)
         self._check_parents(run_id, identity)
+        self._check_graph(run_id, identity)
         deadline_s = None
         if identity.deadline_ms is not None:
             deadline_s = inbound.arrived_s + self._clock.modelled_s(identity.deadline_ms / 1000)
@@ -138,6 +141,15 @@ class Intake:
             return scoped_run_id(identity.run_id, inbound.tenant)
         known = self._derived.find(where, self._clock.real_s(inbound.arrived_s))
         return known or scoped_run_id(f"run-{token_hex(8)}", inbound.tenant)
+
+    def _check_graph(self, run_id: str, identity: Identity) -> None:
+        known = self._book.graph_of(run_id) if identity.names_graph else ""
+        if known and known != identity.graph and self._known_hops(run_id):
+            raise bad_request(
+                f"`x-amf-pipeline` is `{identity.graph}`, but this run follows `{known}`: give each pipeline a run of its own.",
+                code="contradictory_identity",
+                param="x-amf-pipeline",
+            )
 
     def _check_parents(self, run_id: str, identity: Identity) -> None:
         if not identity.parents:

@@ -36,12 +36,9 @@ def replay(path: Path) -> ReplayResult:
     differences: list[Difference] = []
     events = decisions = 0
     with path.open("rb") as lines:
-        header = msgspec.json.decode(next(lines, b"null"))
-        if not isinstance(header, dict) or header.get("journal") != FORMAT:
-            raise ValueError(f"{path} is no journal of format {FORMAT}")
-        fabric = Fabric(FabricConfig(**header["config"]), policies_named(header["policy"]))
+        fabric = _fabric_of(_decoded(next(lines, b"null"), path, 1), path)
         for number, line in enumerate(lines, start=2):
-            record = msgspec.json.decode(line)
+            record = _decoded(line, path, number)
             events += 1
             then = {"error": record["error"]} if "error" in record else record["decisions"]
             now = _decide(fabric, record["event"])
@@ -49,6 +46,23 @@ def replay(path: Path) -> ReplayResult:
             if now != then and len(differences) < _MAX_DIFFERENCES:
                 differences.append(Difference(number, then, now))
     return ReplayResult(events, decisions, tuple(differences))
+
+
+def _decoded(line: bytes, path: Path, number: int) -> Any:
+    try:
+        return msgspec.json.decode(line)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{path}: line {number} is not JSON; is this a journal, and whole?") from error
+
+
+def _fabric_of(header: Any, path: Path) -> Fabric:
+    """The fabric that wrote the journal."""
+    if not isinstance(header, dict) or header.get("journal") != FORMAT:
+        raise ValueError(f"{path} is no journal of format {FORMAT}")
+    try:
+        return Fabric(FabricConfig(**header["config"]), policies_named(header["policy"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} was written by amf {header.get('version')}, whose configuration differs") from error
 
 
 def _decide(fabric: Fabric, event: dict[str, Any]) -> Any:

@@ -69,7 +69,9 @@ async def running_gateway(config: ServeConfig, fabric: Any = None) -> AsyncItera
         intake = Intake(
             pools, graphs, clock, DerivedRuns(limits.derived_runs, limits.derived_idle_s), fabric.known_hops
         )
-        forward_limits = ForwardLimits(wait_s=limits.wait_s, max_buffered_bytes=limits.max_buffered_bytes)
+        forward_limits = ForwardLimits(
+            wait_s=limits.wait_s, upload_s=limits.upload_s, max_buffered_bytes=limits.max_buffered_bytes
+        )
         forwarder = Forwarder(intake, driver, fleet, metrics, forward_limits)
         keys = Keys(server.api_keys, server.trusted_keys)
         surface = Surface(

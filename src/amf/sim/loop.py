@@ -206,12 +206,11 @@ class Simulation:
         worker = self.workers.get(name)
         if worker is None:
             return
-        stored: list[tuple[int, ...]] = []
         for event in worker.advance(self.now_s):
-            self._observe(name, event, stored)
+            self._observe(name, event)
         self._watch(name)
 
-    def _observe(self, name: str, event: SimEvent, stored: list[tuple[int, ...]]) -> None:
+    def _observe(self, name: str, event: SimEvent) -> None:
         match event:
             case FirstTokenOut(request_id=request_id) | Finished(request_id=request_id):
                 call_id, _, attempt = request_id.rpartition("#")
@@ -280,9 +279,6 @@ class Simulation:
             lambda: self._tell(WorkerLost(at_s=self.now_s, name=name, reason="health check")),
         )
         self._at(self.now_s + max(outage.down_s, outage.detect_s), lambda: self._return(name))
-
-    def _lose(self, name: str) -> None:
-        self._tell(WorkerLost(at_s=self.now_s, name=name, reason="health checks failed"))
 
     def _return(self, name: str) -> None:
         self.workers[name] = SimWorker(_config(self._specs[name], self.workload))

@@ -1,4 +1,4 @@
-"""A scenario file: what to run, on which fleet, under which policies. `amf bench` and `amf simulate` read the same one.
+"""A scenario file: what to run, on which fleet, under which policies. `amf bench` and the simulator read the same one.
 
 Tables and defaults (the examples folder has one file of each kind):
 
@@ -264,7 +264,7 @@ def _check_source_of_work(spec: WorkloadSpec, source: str | Path) -> None:
         raise ScenarioError(f"{source}: [workload] scale_tokens is for generated kinds; a recording keeps its lengths")
     if spec.kind == "graph" and spec.graph is None:
         raise ScenarioError(
-            f'{source}: [workload] kind = "graph" needs graph = "…", a built-in graph or a TOML or JSON file'
+            f'{source}: [workload] kind = "graph" needs graph = "…", a built-in graph or a YAML, TOML or JSON file'
         )
     if spec.arrival == "trace" and spec.kind not in ("mooncake", "azure"):
         raise ScenarioError(

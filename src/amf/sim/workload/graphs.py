@@ -18,7 +18,7 @@ def built_in(name: str) -> Template:
     if name not in GRAPHS:
         near = get_close_matches(name, GRAPHS, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(GRAPHS)}"
-        raise ScenarioError(f"graph {name!r} is neither built in nor a .toml or .json file; {hint}")
+        raise ScenarioError(f"graph {name!r} is neither built in nor a .yaml, .toml or .json file; {hint}")
     return GRAPHS[name]
 
 
