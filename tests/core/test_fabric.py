@@ -1,9 +1,12 @@
 """Events in, decisions out. Every event is followed by a check of every invariant (see kit.Room)."""
 
+from dataclasses import replace
+
 import pytest
 
 from amf.core.decisions import Cancel, Refuse, WakeAt
-from amf.core.events import CallFinished, FirstToken, Woke, WorkerDraining
+from amf.core.events import CallFinished, FirstToken, GraphDeclared, Woke, WorkerDraining
+from amf.core.graph import graph_from_dict
 from kit import Room, dispatch_in, kinds, prefix
 
 
@@ -318,3 +321,70 @@ def test_a_slow_worker_is_told_apart_from_its_pool():
     scales = {report["name"]: report["prefill_scale"] for report in room.fabric.worker_reports()}
     assert scales["slow"] > 2.0 * scales["fast"]
     assert room.fabric.book.workers["fast"].dispatched > 2 * room.fabric.book.workers["slow"].dispatched
+
+
+def test_a_large_call_is_not_overtaken_for_ever_by_small_ones():
+    room = Room(workers=("w1",), lapse_s=60.0)
+    room.arrive("a", prompt=prefix(("a", 200_000)))
+    room.now_s = 60.0
+    room.first_token("a")
+    assert kinds(room.arrive("large", prompt=prefix(("l", 400_000), block=64))) == ["Admit", "Hold"]
+    assert "Dispatch" in kinds(room.arrive("small1", prompt=prefix(("s1", 20_000)))), "while it has not waited long"
+    room.wake(130.0)
+    assert "Hold" in kinds(room.arrive("small2", prompt=prefix(("s2", 20_000)))), "the worker is kept free for it now"
+    placed = room.finish("a", prompt=200_000, cached=0)
+    assert dispatch_in(placed).call_id == "large"
+
+
+def test_only_one_worker_of_a_pool_is_kept_free():
+    room = Room(workers=("w1", "w2", "w3"), lapse_s=60.0)
+    for number in range(3):
+        room.arrive(f"a{number}", prompt=prefix((f"a{number}", 200_000), block=64))
+        room.now_s += 1.0
+    room.now_s = 100.0
+    for number in range(3):
+        room.first_token(f"a{number}")
+    for number in range(3):
+        room.arrive(f"large{number}", prompt=prefix((f"l{number}", 400_000), block=64))
+    room.wake(200.0)
+    small = [kinds(room.arrive(f"small{n}", prompt=prefix((f"s{n}", 2_000)))) for n in range(2)]
+    assert all("Dispatch" in kind for kind in small), "two workers still serve what fits"
+
+
+@pytest.mark.parametrize("end", ["finish", "fail", "cancel", "exhausted"])
+def test_a_pipeline_is_over_with_its_final_call_however_that_ends(end: str):
+    room = Room(workers=("w1",), max_attempts=1)
+    room.arrive("c1", run="r", final=True)
+    if end == "finish":
+        room.finish("c1")
+    elif end == "fail":
+        room.fail("c1", streamed=True)
+    elif end == "cancel":
+        room.cancel("c1")
+    else:
+        room.fail("c1")
+    assert room.fabric.run_report("r")["status"] == "final"
+
+
+def test_a_look_is_bounded_however_many_calls_wait():
+    room = Room(workers=("w1",), max_scan_calls=8)
+    looked_at = []
+    route = room.fabric.policies.route
+    room.fabric.policies = replace(room.fabric.policies, route=lambda s, v: looked_at.append(s) or route(s, v))
+    room.arrive("busy", prompt=prefix(("busy", 100_000), block=64))
+    for number in range(100):
+        room.now_s += 0.01
+        looked_at.clear()
+        room.arrive(f"c{number}", prompt=prefix((f"c{number}", 100_000), block=64))
+        assert (len(looked_at) <= 8 and looked_at[-1].call.call_id == f"c{number}") or number >= 8
+    room.now_s = 27.0
+    assert dispatch_in(room.first_token("busy")).call_id == "c0"
+
+
+def test_a_declared_hint_stands_for_a_hop_nobody_has_seen():
+    room = Room()
+    hops = {"a": {"model": "m"}, "b": {"model": "m", "after": ["a"], "expected_s": 12.0}}
+    room.send(GraphDeclared(at_s=0.0, graph=graph_from_dict({"name": "g", "hops": hops})))
+    room.serve("other")  # the pool has a mean by now
+    placed = dispatch_in(room.arrive("c", graph="g", hop="a", deadline_s=room.now_s + 60.0))
+    assert placed.budget_s == pytest.approx(48.0)

@@ -1,6 +1,9 @@
 """A live journal replays to the same decisions."""
 
 import asyncio
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -8,6 +11,9 @@ import pytest
 from gateway_kit import FakeEngine, fake_engine, gateway_of
 
 from amf.config import JournalConfig
+from amf.core.config import FabricConfig
+from amf.core.events import Woke
+from amf.gateway.journal import JournalWriter
 from amf.gateway.replay import replay
 
 
@@ -61,6 +67,27 @@ def test_what_is_no_whole_journal_is_named(content: bytes, words: str, tmp_path:
     with pytest.raises(ValueError, match=words) as caught:
         replay(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("max_buffer_bytes", [100, 1_000_000])
+async def test_the_end_is_on_disk_although_the_flush_was_cut_short(tmp_path: Path, max_buffer_bytes: int) -> None:
+    """Even while all of the event loop's own threads are busy."""
+    path, release = tmp_path / "journal.jsonl", threading.Event()
+    threads = ThreadPoolExecutor(max_workers=1)
+    asyncio.get_running_loop().set_default_executor(threads)
+    threads.submit(release.wait)
+    writer = JournalWriter(path, FabricConfig(), "fabric", flush_interval_s=0.0, max_buffer_bytes=max_buffer_bytes)
+    flushing = asyncio.create_task(writer.flush_forever())
+    for number in range(200):
+        writer.write(Woke(at_s=float(number)), [])
+        await asyncio.sleep(0)
+    flushing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await flushing
+    writer.close()
+    release.set()
+    _, *lines = map(msgspec.json.decode, path.read_bytes().splitlines())
+    assert [line["event"].get("at_s", 0.0) for line in lines] == list(range(200)), "all of them, in order"
 
 
 async def test_no_prompt_is_ever_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,7 +15,6 @@ from amf.sim.workload import (
     SHARED_BLOCKS,
     block_namespace,
     build,
-    declared_graph,
     ideal_cached_by_call,
     ideal_cached_tokens,
     owned_runs,
@@ -250,7 +249,7 @@ def test_a_declared_graph_runs_as_declared(tmp_path):
     pools = (*POOL, PoolSpec(model="qwen3-32b"))
     spec = graph_spec(str(path), pipelines=600)
     workload = build(spec, pools)
-    assert workload.name == "mine" and declared_graph(spec, pools).by_name["check"].pool == "llama-3.3-70b"
+    assert workload.name == "mine" and workload.graphs[0].by_name["check"].pool == "llama-3.3-70b"
     checks = [sum(call.hop == "check" for call in plan.calls) for plan in workload.pipelines]
     assert np.bincount(checks)[1:] / 600 == pytest.approx([0.5, 0.25, 0.25], abs=0.06)
     fixed = [plan for plan in workload.pipelines if plan.calls[-1].hop == "fix"]
@@ -279,5 +278,5 @@ def test_graphs_that_make_no_sense_are_scenario_errors(tmp_path, name, content, 
 
 
 def test_only_graphs_are_declared():
-    assert declared_graph(sessions(), POOL) is None
-    assert declared_graph(graph_spec("dag-4"), GRAPHS["dag-4"].fleet).name == "dag-4"
+    assert build(sessions(), POOL).graphs == ()
+    assert build(graph_spec("dag-4"), GRAPHS["dag-4"].fleet).graphs[0].name == "dag-4"

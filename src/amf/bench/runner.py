@@ -18,7 +18,6 @@ from amf.bench.scrape import Agreement, Samples, ScrapeError, decision_us, is_fa
 from amf.sim.plan import Workload
 from amf.sim.report import Report
 from amf.sim.scenario import PoolSpec
-from amf.sim.workload import GRAPHS
 
 
 class BenchError(Exception):
@@ -87,15 +86,13 @@ async def check_target(client: Client, workload: Workload) -> None:
 
 
 async def declare_graphs(client: Client, workload: Workload) -> None:
-    """Tell a fabric the built-in graphs that the workload's declared pipelines run. Raises BenchError."""
-    for name in dict.fromkeys(plan.graph for plan in workload.pipelines if plan.declared):
-        if name not in GRAPHS:
-            continue
+    """Tell a fabric the call graphs that the workload's declared pipelines run. Raises BenchError."""
+    for graph in workload.graphs:
         try:
-            await client.declare(GRAPHS[name].call_graph())
+            await client.declare(graph)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise BenchError(
-                f"{client.target.base} does not take the declaration of graph {name} ({error}); "
+                f"{client.target.base} does not take the declaration of graph {graph.name} ({error}); "
                 "give a trusted --api-key, or run with --identity session"
             ) from error
 

@@ -27,12 +27,14 @@ def pump(book: Book, policies: Policies, pool: Pool) -> list[Decision]:
             worker.refresh_paces()
     view = _view(book, pool)
     decisions: list[Decision] = []
-    for key, due_s, state in _ranked(book, policies, pool, view)[: book.config.max_scan_calls]:
+    for due_s, state in _ranked(book, policies, pool, view):
         placement = policies.route(state, view)
         if placement.worker is not None:
-            decisions.append(_dispatch(book, state, placement, (key, due_s)))
+            decisions.append(_dispatch(book, state, placement, due_s))
             view.dispatched = pool.dispatched
-        elif not state.held:
+            continue
+        view.reserved = view.reserved or placement.reserve
+        if not state.held:
             state.held = True
             decisions.append(Hold(call_id=state.call.call_id, because=placement.because))
     return decisions
@@ -52,22 +54,27 @@ def _view(book: Book, pool: Pool) -> PoolView:
     )
 
 
-def _ranked(book: Book, policies: Policies, pool: Pool, view: PoolView) -> list[tuple[float, float | None, CallState]]:
-    ranked = []
-    for state in pool.waiting.values():
+def _ranked(book: Book, policies: Policies, pool: Pool, view: PoolView) -> list[tuple[float | None, CallState]]:
+    """The first waiting calls with when they are due, most urgent first. A new call is first in the queue until it is looked
+    at, so that none is overlooked; all others are as urgent as when they were looked at last."""
+    looked_at = []
+    for state in pool.first(book.config.max_scan_calls):
         pipeline = book.pipelines.get(state.call.run_id)
         assert pipeline is not None
         due_s = policies.budget(pipeline, state, view)
-        ranked.append((policies.order(state, due_s, view), due_s, state))
-    if len(ranked) > 1:
-        ranked.sort(key=lambda entry: (entry[0], entry[2].arrived_s, entry[2].call.call_id))
-    return ranked
+        latest_start_s = policies.order(state, due_s, view)
+        if latest_start_s != state.latest_start_s:
+            state.latest_start_s = latest_start_s
+            pool.wait(state)
+        looked_at.append((due_s, state))
+    if len(looked_at) > 1:
+        looked_at.sort(key=lambda entry: entry[1].queued_as)
+    return looked_at
 
 
-def _dispatch(book: Book, state: CallState, placement: Placement, due: tuple[float, float | None]) -> Dispatch:
+def _dispatch(book: Book, state: CallState, placement: Placement, due_s: float | None) -> Dispatch:
     name = placement.worker
     assert name is not None
-    urgency_s, due_s = due
     call, pool = state.call, book.pools[state.call.pool]
     hit_tokens = placement.hit_tokens
     if hit_tokens is None:
@@ -81,7 +88,7 @@ def _dispatch(book: Book, state: CallState, placement: Placement, due: tuple[flo
         call_id=call.call_id,
         worker=name,
         attempt=state.attempt,
-        urgency_s=urgency_s,
+        urgency_s=state.latest_start_s,
         hit_tokens=hit_tokens,
         budget_s=budget_s,
         slack_s=slack_s,
@@ -97,7 +104,9 @@ def _without_workers(book: Book, pool: Pool) -> list[Decision]:
     because = Because(reason=f"no worker of {pool.name!r} is up")
     for state in list(pool.waiting.values()):
         if book.now_s >= max(pool.down_since_s, state.arrived_s) + patience_s:
-            book.stop(state, "refused")
+            pipeline = book.stop(state, "refused")
+            if pipeline.final_seen and not pipeline.live:
+                book.close(pipeline.run_id, "final")
             message = f"no worker of {pool.name!r} has been up for {book.now_s - pool.down_since_s:.1f} s"
             message += f"; last failure: {state.last_failure}" if state.last_failure else ""
             decisions.append(refusal(state.call.call_id, "no_worker", message, retry_after_s=patience_s))

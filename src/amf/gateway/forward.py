@@ -44,7 +44,7 @@ class ForwardLimits:
 class _Exchange:
     """What the steps of one call share."""
 
-    __slots__ = ("accepted", "dispatch", "in_event", "overhead_s", "request", "response", "started_s", "ticket")
+    __slots__ = ("accepted", "busy", "dispatch", "in_event", "overhead_s", "request", "response", "started_s", "ticket")
 
     def __init__(self, request: web.Request, accepted: Accepted, ticket: Ticket, started_s: float) -> None:
         self.request = request
@@ -54,6 +54,7 @@ class _Exchange:
         self.overhead_s: float | None = None  # real, from the last byte received to the first dispatch, waiting apart
         self.dispatch: Dispatch | None = None
         self.response: web.StreamResponse | None = None  # once its head is on the way
+        self.busy = False  # the last attempt found the engine full
         self.in_event = False  # the client has the first lines of an event whose end is still to come
 
 
@@ -98,7 +99,8 @@ class Forwarder:
             if isinstance(order, Refuse):
                 after_s = None if order.retry_after_s is None else self._driver.clock.real_s(order.retry_after_s)
                 ticket.ended = True
-                return refusal(order.code, order.message, after_s).response(_identity_headers(exchange.accepted))
+                code = "overloaded" if exchange.busy and order.code == "upstream_failed" else order.code
+                return refusal(code, order.message, after_s).response(_identity_headers(exchange.accepted))
             exchange.dispatch = order
             if exchange.overhead_s is None:
                 exchange.overhead_s = time.perf_counter() - exchange.started_s - ticket.waited_s
@@ -129,7 +131,8 @@ class Forwarder:
                 return exchange.response
             self._metrics.attempt_failures.labels(order.worker).inc()
             self._driver.failed(ticket, str(error), retryable=True)
-            if not isinstance(error, EngineBusy):
+            exchange.busy = isinstance(error, EngineBusy)
+            if not exchange.busy:
                 self._fleet.call_failed(order.worker, str(error))
             if ticket.streamed:
                 return await self._break_off(exchange, refusal("upstream_failed", f"The answer broke off: {error}."))
@@ -203,8 +206,8 @@ class Forwarder:
 
     def _check_status(self, exchange: _Exchange, status: int) -> None:
         """Raises EngineError for a status that is the worker's doing, not the client's."""
-        if status == 503:
-            raise EngineBusy("the engine is busy (status 503)")
+        if status in (429, 503):
+            raise EngineBusy(f"the engine is busy (status {status})")
         tenant, worker = exchange.accepted.call.tenant, exchange.ticket.worker
         login_refused = status in (401, 403) and (tenant or self._fleet.logs_in(worker))
         if status >= 500 or 300 <= status < 400 or login_refused:
@@ -260,7 +263,7 @@ class Forwarder:
     def _headers(self, exchange: _Exchange, upstream: Upstream) -> dict[str, str]:
         order, ticket, clock = exchange.dispatch, exchange.ticket, self._driver.clock
         assert order is not None
-        headers = {k: v for k, v in upstream.headers.items() if k.lower() not in _NOT_RETURNED}
+        headers = {k: v for k, v in upstream.headers.items() if k.lower() not in _NOT_RETURNED and v.isprintable()}
         headers.update(_identity_headers(exchange.accepted))
         headers["x-amf-worker"] = order.worker
         headers["x-amf-warm-tokens"] = str(order.hit_tokens)

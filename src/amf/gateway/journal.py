@@ -1,12 +1,15 @@
 """The journal on disk: one JSON line for the header, then one for each event with the decisions it led to.
 
-Writing happens in memory; a thread carries full buffers to the file, so that a slow disk does not hold the event loop. If
-the disk cannot keep up with `max_buffer_bytes`, writing waits: a journal with holes would be worth nothing.
+Writing happens in memory; a thread of the writer's own carries the buffer to the file, so that a slow disk does not hold
+the event loop. There is one such thread, hence what is handed over first is written first, and closing waits for all of it.
+If the disk cannot keep up with `max_buffer_bytes`, writing waits: a journal with holes would be worth nothing.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,6 +40,7 @@ class JournalWriter:
         max_buffer_bytes: int = 8 * 1024 * 1024,
     ) -> None:
         self._file: BinaryIO = path.open("wb")
+        self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._flush_interval_s = flush_interval_s
         self._max_buffer_bytes = max_buffer_bytes
         self._lines: list[bytes] = []
@@ -44,6 +48,7 @@ class JournalWriter:
         self._append(
             {"journal": FORMAT, "version": __version__, "policy": policy, "config": dataclasses.asdict(config)}
         )
+        self._hand_over()
 
     def write(self, event: Event, decisions: list[Decision], error: str = "") -> None:
         line: dict[str, Any] = {"event": event_to_dict(event), "decisions": [decision_to_dict(d) for d in decisions]}
@@ -51,34 +56,37 @@ class JournalWriter:
             line["error"] = error
         self._append(line)
         if self._bytes > self._max_buffer_bytes:
-            self._file.write(self._take())
+            self._hand_over()
+            self._written.result()
 
     async def flush_forever(self) -> None:
         """Carry what was written to the file, every `flush_interval_s`, until cancelled."""
         while True:
             await asyncio.sleep(self._flush_interval_s)
-            data = self._take()
-            if data:
-                try:
-                    await asyncio.to_thread(self._write_through, data)
-                except OSError as error:
-                    log.error("the journal cannot be written", extra={"reason": error.strerror})
+            if self._lines and self._written.done():
+                self._hand_over()
 
     def close(self) -> None:
-        self._write_through(self._take())
-        self._file.close()
+        """Waits until everything is in the file."""
+        self._hand_over()
+        self._disk.shutdown()
+        with contextlib.suppress(OSError):  # the log says so already
+            self._file.close()
 
     def _append(self, line: dict[str, Any]) -> None:
         data = _encode(line)
         self._lines.append(data)
         self._bytes += len(data) + 1
 
-    def _take(self) -> bytes:
+    def _hand_over(self) -> None:
         data = b"".join(line + b"\n" for line in self._lines)
         self._lines.clear()
         self._bytes = 0
-        return data
+        self._written: Future[None] = self._disk.submit(self._write_through, data)
 
     def _write_through(self, data: bytes) -> None:
-        self._file.write(data)
-        self._file.flush()
+        try:
+            self._file.write(data)
+            self._file.flush()
+        except OSError as error:
+            log.error("the journal cannot be written", extra={"reason": error.strerror})

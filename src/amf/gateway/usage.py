@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 
@@ -10,14 +11,17 @@ from amf.engines.engine import EngineError
 _TAIL_BYTES = 64 * 1024
 
 
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**9)]  # a usage with other numbers is none
+
+
 class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: _Tokens | None = None
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
+    prompt_tokens: _Tokens | None = None
+    completion_tokens: _Tokens | None = None
+    total_tokens: _Tokens | None = None
     prompt_tokens_details: _Details | None = None
 
 
@@ -92,10 +96,10 @@ def _usage(answer: _Answer) -> Usage | None:
     if usage is None or (usage.prompt_tokens is None and usage.total_tokens is None):
         return None
     output = usage.completion_tokens or 0
-    prompt = usage.prompt_tokens if usage.prompt_tokens is not None else (usage.total_tokens or 0) - output
-    details = usage.prompt_tokens_details
+    prompt = usage.prompt_tokens if usage.prompt_tokens is not None else max(0, (usage.total_tokens or 0) - output)
+    cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details is not None else None
     return Usage(
-        prompt_tokens=max(0, prompt),
-        output_tokens=max(0, output),
-        cached_tokens=details.cached_tokens if details is not None else None,
+        prompt_tokens=prompt,
+        output_tokens=output,
+        cached_tokens=None if cached is None else min(cached, prompt),
     )

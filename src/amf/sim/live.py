@@ -46,6 +46,7 @@ class LivePipeline:
             max_output_tokens=plan.output_tokens,
             graph=pipeline.graph if declared else "",
             hop=plan.hop if declared else "",
+            parents=tuple(dict.fromkeys(pipeline.calls[parent].hop for parent in plan.parents)) if declared else (),
             deadline_s=self.start_s + pipeline.slo_s if declared and pipeline.slo_s is not None else None,
             identity="explicit" if declared else "session",
             final=declared and self._left == 1,

@@ -19,6 +19,7 @@ from amf.core.events import (
     CallFinished,
     Event,
     FirstToken,
+    GraphDeclared,
     PrefixEvicted,
     PrefixStored,
     Woke,
@@ -100,6 +101,8 @@ class Simulation:
 
     def run(self) -> RunRecords:
         """Play the whole workload. Every pipeline ends: completed, refused or failed."""
+        for graph in self.workload.graphs:
+            self._tell(GraphDeclared(at_s=0.0, graph=graph))
         for worker in self._specs.values():
             self.workers[worker.name].speed = self.faults.slow.get(worker.name, 1.0)
             self._tell(WorkerJoined(at_s=0.0, worker=worker))

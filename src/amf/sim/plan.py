@@ -6,6 +6,7 @@ ids are turned into text with exactly this sharing by `amf.bench.text`, or into 
 
 from dataclasses import dataclass, field
 
+from amf.core.graph import CallGraph
 from amf.core.types import CallKind
 
 
@@ -68,4 +69,5 @@ class Workload:
     pipelines: tuple[PipelinePlan, ...]
     concurrency: int | None = None
     seed: int = 0
+    graphs: tuple[CallGraph, ...] = ()  # what clients of declared pipelines would declare
     notes: tuple[str, ...] = field(default=())

@@ -18,7 +18,7 @@ def by_critical_path(pipeline: Pipeline, state: CallState, view: View) -> float 
     graph, hop = pipeline.graph, state.call.hop
     if graph is None or hop not in graph.by_name:
         return pipeline.deadline_s
-    return pipeline.deadline_s - graph.remaining_s(hop, _hop_seconds(graph, view))
+    return pipeline.deadline_s - view.remembered(graph, lambda: graph.remaining(_hop_seconds(graph, view)))[hop]
 
 
 def static_split(pipeline: Pipeline, state: CallState, view: View) -> float | None:
@@ -43,8 +43,11 @@ def no_budget(pipeline: Pipeline, state: CallState, view: View) -> float | None:
 
 
 def _hop_seconds(graph: CallGraph, view: View) -> Callable[[str], float]:
+    """Seconds of a hop: as seen at its position, else as its declaration hints, else as calls of its pool take."""
+
     def seconds(name: str) -> float:
         hop = graph.by_name[name]
-        return view.profiles.expected_service_s(graph.name, name, hop.pool) or hop.expected_s or 0.0
+        seen_s = view.profiles.position_service_s(graph.name, name)
+        return seen_s or hop.expected_s or view.profiles.expected_service_s(graph.name, name, hop.pool)
 
     return seconds

@@ -1,10 +1,11 @@
 """What a policy sees, what it answers, and the bundle of choices a fabric runs with."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from amf.core.config import FabricConfig
 from amf.core.decisions import Because
+from amf.core.graph import CallGraph
 from amf.core.state.lanes import Lanes
 from amf.core.state.pipelines import CallState, Pipeline, Pipelines
 from amf.core.state.profiles import Profiles
@@ -22,16 +23,25 @@ class View:
     pipelines: Pipelines
     profiles: Profiles
     lanes: Lanes
+    _remaining: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    def remembered(self, graph: CallGraph, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """The graph's seconds after each hop, computed once per view: nothing changes while a view is looked at."""
+        if id(graph) not in self._remaining:
+            self._remaining[id(graph)] = compute()
+        return self._remaining[id(graph)]
 
 
 @dataclass(slots=True, kw_only=True)
 class PoolView(View):
-    """One pool: its usable workers by name, its registry, and how many calls it was ever given (for round-robin)."""
+    """One pool: its usable workers by name, its registry, how many calls it was ever given (for round-robin), and the worker
+    that takes nothing new because a call that has waited too long needs its memory."""
 
     pool: str
     workers: list[WorkerState]
     warmth: Warmth
     dispatched: int
+    reserved: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +56,12 @@ class Verdict:
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where a waiting call goes now. `worker` None: it waits, and holding is the decision. `hit_tokens` None: the rule did
-    not look at warmth."""
+    not look at warmth. `reserve`: a held call's claim on a worker, which then takes nothing new."""
 
     worker: str | None
     because: Because
     hit_tokens: int | None = None
+    reserve: str = ""
 
 
 Admit = Callable[[Call, View], Verdict]

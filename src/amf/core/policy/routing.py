@@ -11,7 +11,8 @@ fleet of agents onto one worker: contention grows with each pipeline that settle
 The cheapest worker is used if it can start the call soon. If it cannot, the call waits in our queue (late binding), where
 urgency and not arrival decides. A *cold* call (more than `cold_tokens` to prefill) obeys the hold-back rule besides: one
 cold prefill per worker at a time, and never into memory that belongs to contexts inside their break-even time; holding is
-then the decision. A call that has waited `lapse_s` yields only to calls that wait and are still warm.
+then the decision. A call that has waited `lapse_s` yields to no context any more, and the worker it waits for takes nothing
+new until it fits (one worker per pool at a time), so that small calls cannot overtake a large one for ever.
 """
 
 from math import inf
@@ -38,7 +39,7 @@ def hold_back(state: CallState, view: PoolView) -> Placement:
             break
         reason = _obstacle(state, quote[4], quote[5], view)
         notes[quote[3]] = reason
-        if reason is _PROTECTED:
+        if reason in (_PROTECTED, _RESERVED):
             continue
         total_s = quote[0] + (service_s if reason.startswith("memory") else 0.0)
         if total_s < best_s:
@@ -46,10 +47,12 @@ def hold_back(state: CallState, view: PoolView) -> Placement:
     alternatives = tuple(_price(quote, state, view, notes) for quote in quotes[: view.config.max_alternatives])
     name, hit_tokens = best[3], best[5].tokens
     if best_s == inf:
-        return Placement(None, Because(reason=f"held: on every worker {_PROTECTED}", alternatives=alternatives))
+        reason = f"held on every worker: {notes[quotes[0][3]]}"
+        return Placement(None, Because(reason=reason, alternatives=alternatives))
     if obstacle:
         reason = f"held for the cheapest worker {name}: {obstacle}"
-        return Placement(None, Because(reason=reason, alternatives=alternatives))
+        claim = name if _lapsed(state, view) and not view.reserved else ""
+        return Placement(None, Because(reason=reason, alternatives=alternatives), reserve=claim)
     reason = f"cheapest of {len(quotes)} workers, {hit_tokens} of {state.call.prompt_tokens} prompt tokens warm"
     return Placement(name, Because(reason=reason, alternatives=alternatives), hit_tokens)
 
@@ -114,6 +117,8 @@ def _obstacle(state: CallState, worker: WorkerState, hit: Hit, view: PoolView) -
         return ""
     if not worker.flights:
         return "" if _fits_beside_protected(state, worker, hit, view) else _PROTECTED
+    if worker.name == view.reserved:
+        return _RESERVED
     call, config = state.call, view.config
     if worker.running >= worker.spec.max_running:
         return f"all {worker.spec.max_running} sequences are taken"
@@ -131,6 +136,7 @@ def _obstacle(state: CallState, worker: WorkerState, hit: Hit, view: PoolView) -
 
 
 _PROTECTED = "protected: the memory belongs to contexts inside their break-even time"
+_RESERVED = "reserved: kept free for a call that has waited too long"
 
 
 def _fits_beside_protected(state: CallState, worker: WorkerState, hit: Hit, view: PoolView) -> bool:
@@ -138,17 +144,20 @@ def _fits_beside_protected(state: CallState, worker: WorkerState, hit: Hit, view
     call, config = state.call, view.config
     if call.prompt_tokens - hit.tokens <= config.cold_tokens or worker.spec.kv_tokens <= 0:
         return True
-    home = view.lanes.home(worker.name)
-    protected_tokens = home.waiting_tokens
-    if view.now_s - state.arrived_s <= config.lapse_s:
-        protected_tokens += home.protected_tokens if worker.flights else _protected_on_idle(home, view)
-    own = view.lanes.get(call.run_id, call.pool)
-    if own is not None and own.worker == worker.name and own.idle:
-        protected_tokens -= own.context_tokens
+    protected_tokens = 0
+    if not _lapsed(state, view):
+        home = view.lanes.home(worker.name)
+        protected_tokens = home.protected_tokens if worker.flights else _protected_on_idle(home, view)
+        own = home.lanes.get((call.run_id, call.pool))
+        protected_tokens += home.waiting_tokens - (own.counted_waiting_tokens if own else 0)
     needed_tokens = call.prompt_tokens + int(state.expected_output_tokens)
     if worker.committed_tokens + protected_tokens + needed_tokens <= worker.spec.kv_tokens:
         return True
     return protected_tokens <= 0 and not worker.flights  # an empty worker takes what no worker could hold
+
+
+def _lapsed(state: CallState, view: PoolView) -> bool:
+    return view.now_s - state.arrived_s > view.config.lapse_s
 
 
 def _protected_on_idle(home: Home, view: PoolView) -> int:

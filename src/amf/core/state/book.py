@@ -82,14 +82,15 @@ class Book:
         self.pipelines.add_call(state)
         self.pipelines.touch(call.run_id, self.now_s)
         pool = self.pools[call.pool]
-        pool.waiting[call.call_id] = state
+        state.latest_start_s = self.now_s
+        pool.wait(state)
         self._await_in_lane(state, pool)
         return state
 
     def send(self, state: CallState, worker: WorkerState, hit_tokens: int) -> Flight:
         """A waiting call goes to a worker."""
         call, pool = state.call, self.pools[state.call.pool]
-        del pool.waiting[call.call_id]
+        pool.unwait(state)
         state.status = CallStatus.RUNNING
         state.attempt += 1
         state.worker = worker.name
@@ -171,18 +172,18 @@ class Book:
         state.excluded = (*state.excluded, state.worker)
         state.status, state.worker = CallStatus.WAITING, ""
         pool = self.pools[state.call.pool]
-        pool.waiting[state.call.call_id] = state
+        pool.wait(state)
         self._await_in_lane(state, pool)
         self.counts["retried"] += 1
 
-    def stop(self, state: CallState, outcome: str) -> None:
+    def stop(self, state: CallState, outcome: str) -> Pipeline:
         """End a call without an answer, wherever it is."""
         if state.status is CallStatus.WAITING:
-            del self.pools[state.call.pool].waiting[state.call.call_id]
+            self.pools[state.call.pool].unwait(state)
             self.lanes.left(state.call.run_id, state.call.pool)
         else:
             self.abandon(state)
-        self.leave(state, outcome)
+        return self.leave(state, outcome)
 
     def leave(self, state: CallState, outcome: str) -> Pipeline:
         """The call ends, exactly once; `outcome` is one of finished, failed, refused, cancelled."""

@@ -28,6 +28,8 @@ class CallState:
     excluded: tuple[str, ...] = ()  # workers where it failed
     last_failure: str = ""
     held: bool = False  # a Hold was said for this wait
+    latest_start_s: float = 0.0  # as last looked at
+    queued_as: tuple[float, float, str] = (0.0, 0.0, "")  # its place in the pool's queue
     known_tokens: int = 0  # prefix its pipeline had computed before, anywhere
 
     @property

@@ -1,4 +1,10 @@
-"""One model's workers, what is warm on them, and the calls that wait for one of them."""
+"""One model's workers, what is warm on them, and the calls that wait for one of them.
+
+Waiting calls are kept in order of the latest start they were last given, so that a look at the first few is cheap however
+many wait. A call's place is renewed when it is looked at.
+"""
+
+from bisect import bisect_left, insort
 
 from amf.core.config import FabricConfig
 from amf.core.state.pace import Paces
@@ -13,10 +19,27 @@ class Pool:
         self.workers: dict[str, WorkerState] = {}
         self.warmth = Warmth(config)
         self.waiting: dict[str, CallState] = {}
+        self._order: list[tuple[float, float, str]] = []  # (latest start, arrival, call) of every waiting call
         self.dispatched = 0
         self.down_since_s: float | None = None
         self.usable: list[WorkerState] = []
         self.paces = Paces()
+
+    def wait(self, state: CallState) -> None:
+        """Put a call into the queue, or renew its place, by `state.latest_start_s`."""
+        if state.call.call_id in self.waiting:
+            self.unwait(state)
+        self.waiting[state.call.call_id] = state
+        state.queued_as = (state.latest_start_s, state.arrived_s, state.call.call_id)
+        insort(self._order, state.queued_as)
+
+    def unwait(self, state: CallState) -> None:
+        del self.waiting[state.call.call_id]
+        del self._order[bisect_left(self._order, state.queued_as)]
+
+    def first(self, count: int) -> list[CallState]:
+        """The waiting calls with the earliest latest starts."""
+        return [self.waiting[call_id] for _, _, call_id in self._order[:count]]
 
     def add(self, worker: WorkerState, now_s: float) -> None:
         self.workers[worker.name] = worker
@@ -41,5 +64,6 @@ class Pool:
         for name, worker in self.workers.items():
             assert worker.name == name and worker.spec.pool == self.name
             worker.check_invariants()
+        assert sorted(state.queued_as for state in self.waiting.values()) == self._order
         assert all(call_id == state.call.call_id for call_id, state in self.waiting.items())
         self.warmth.check_invariants()

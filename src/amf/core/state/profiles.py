@@ -57,6 +57,11 @@ class Profiles:
         """Mean seconds from dispatch to the end; 0 while nothing is known."""
         return self._best(graph, hop, pool).service_s.value
 
+    def position_service_s(self, graph: str, hop: str) -> float:
+        """Mean seconds at this very position of the graph; 0 while it has not been seen."""
+        profile = self._positions.get((graph, hop))
+        return profile.service_s.value if profile else 0.0
+
     def expected_gap_s(self, call: Call) -> float:
         """Mean tool or think time before the next hop of a pipeline in this pool."""
         return self._best(call.graph, call.hop, call.pool).gap_s.value

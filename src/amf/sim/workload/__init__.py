@@ -5,7 +5,7 @@
 """
 
 from amf.sim.workload.blocks import SHARED_BLOCKS, block_namespace, owned_runs
-from amf.sim.workload.build import build, declared_graph, fleet_of
+from amf.sim.workload.build import build, fleet_of
 from amf.sim.workload.graphs import GRAPHS, built_in
 from amf.sim.workload.ideal import ideal_cached_by_call, ideal_cached_tokens
 from amf.sim.workload.timing import saturation_rate_per_s, standalone_s
@@ -16,7 +16,6 @@ __all__ = [
     "block_namespace",
     "build",
     "built_in",
-    "declared_graph",
     "fleet_of",
     "ideal_cached_by_call",
     "ideal_cached_tokens",

@@ -26,6 +26,7 @@ class _Drawn:
     name: str
     pipelines: tuple[PipelinePlan, ...]
     notes: tuple[str, ...] = ()
+    graphs: tuple[CallGraph, ...] = ()
 
 
 def fleet_of(scenario: Scenario) -> tuple[PoolSpec, ...]:
@@ -49,14 +50,14 @@ def build(spec: WorkloadSpec, pools: Sequence[PoolSpec], seed: int | None = None
     _check_fit(drawn.pipelines, fleet)
     pipelines = _with_deadlines(spec, drawn.pipelines, fleet)
     workload = Workload(
-        name=drawn.name, pipelines=pipelines, concurrency=spec.concurrency, seed=seed, notes=drawn.notes
+        name=drawn.name,
+        pipelines=pipelines,
+        concurrency=spec.concurrency,
+        seed=seed,
+        graphs=drawn.graphs,
+        notes=drawn.notes,
     )
     return _with_arrivals(spec, workload, fleet, Random(f"arrivals/{seed}"))
-
-
-def declared_graph(spec: WorkloadSpec, pools: Sequence[PoolSpec]) -> CallGraph | None:
-    """The call graph a client of this workload would declare; None for kinds whose clients declare nothing."""
-    return _template(spec, pools[0].name).call_graph() if spec.kind == "graph" else None
 
 
 def _template(spec: WorkloadSpec, default_pool: str) -> Template:
@@ -113,7 +114,8 @@ def _graph(spec: WorkloadSpec, fleet: Sequence[Worker], rng: Random) -> _Drawn:
             "[[pool]] tables to run a built-in graph on its own fleet"
         )
     plans = draw_graph(template, spec.pipelines, spec.scale_tokens, rng)
-    return _Drawn(template.name, plans, (f"SYNTHETIC pipelines: {template.about}", *_scaled(spec)))
+    notes = (f"SYNTHETIC pipelines: {template.about}", *_scaled(spec))
+    return _Drawn(template.name, plans, notes, (template.call_graph(),))
 
 
 _KINDS: dict[str, Callable[[WorkloadSpec, Sequence[Worker], Random], _Drawn]] = {
