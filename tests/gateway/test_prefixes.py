@@ -6,6 +6,8 @@ import pytest
 from amf.engines.keys import token_keys
 from amf.gateway.body import Body, Message, outgoing, parse_body
 from amf.gateway.derive import DerivedRuns, Trail, trail
+from amf.gateway.intake import _salt
+from amf.gateway.pools import Pool
 from amf.gateway.prefixes import BLOCK_BYTES, BytesPerToken, chain_messages, chain_text, token_prefix
 
 
@@ -161,3 +163,10 @@ def test_memory_is_bounded() -> None:
         runs.note(seen(f"q{i}"), f"R{i}", 0.0)
     assert runs.find(seen("q0", "a", "b"), 0.0) is None
     assert runs.find(seen("q49", "a", "b"), 0.0) == "R49"
+
+
+def test_an_adapter_of_a_pool_shares_no_prefix_with_its_base_model() -> None:
+    pool = Pool("base", None)
+    raw = b'{"model": "%s", "messages": [{"role": "user", "content": "hello"}]}'
+    salts = [_salt(parse_body(raw % name), pool) for name in (b"base", b"adapter-a", b"adapter-b")]
+    assert salts[0] == "" and len(set(salts)) == 3

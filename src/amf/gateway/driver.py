@@ -155,6 +155,11 @@ class Driver:
         self.submit(PipelineClosed, run_id=run_id)
         return len(open_tickets)
 
+    def end_all(self, problem: Problem) -> None:
+        """End every open call now; each client is told `problem`."""
+        for ticket in list(self._tickets.values()):
+            ticket.end(problem)
+
     def close_run(self, run_id: str) -> int:
         """The run has no further hops: close it when its open calls have ended. Returns how many are open."""
         if self._open_calls[run_id]:

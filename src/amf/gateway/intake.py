@@ -79,14 +79,15 @@ class Intake:
         _check_shape(inbound, body)
         identity = read_identity(inbound.headers, body)
         pool = self._pools.resolve(body.model)
-        chain = _chain(inbound.kind, body)
+        salt = _salt(body, pool)
+        chain = _chain(inbound.kind, body, salt)
         tokens = None
         if pool.encoder is not None and inbound.kind is CallKind.GENERATE and not _is_tokens(body.prompt):
             tokens = await pool.encoder.encode(raw)
         if tokens is not None:
-            prefix, prompt_bytes = token_prefix(tokens, pool.block_tokens, body.cache_salt or ""), 0
+            prefix, prompt_bytes = token_prefix(tokens, pool.block_tokens, salt), 0
         else:
-            prefix, prompt_bytes = _prefix(body, chain, pool)
+            prefix, prompt_bytes = _prefix(body, chain, pool, salt)
         where = trail(body.messages or [], chain.boundaries, inbound.tenant, retried=_retried(inbound.headers))
         call = self._call(inbound, body, identity, prefix, where, pool)
         session = scoped_run_id(identity.session_id, inbound.tenant) if identity.session_id else ""
@@ -182,8 +183,14 @@ def _check_shape(inbound: Inbound, body: Body) -> None:
         raise bad_request("`max_tokens` is below 0.", code="invalid_field", param="max_tokens")
 
 
-def _chain(kind: CallKind, body: Body) -> TextChain:
-    salt = body.cache_salt or ""
+def _salt(body: Body, pool: Pool) -> str:
+    """What keeps equal texts apart: the client's own salt, and the name of an adapter (any other name than the pool's), whose
+    KV engines do not share with the base model's."""
+    adapter = "" if body.model == pool.name else f"\0{body.model}"
+    return (body.cache_salt or "") + adapter
+
+
+def _chain(kind: CallKind, body: Body, salt: str) -> TextChain:
     if kind is CallKind.RERANK:
         total = len(body.query or "") * len(body.documents or ()) + sum(len(bytes(d)) for d in body.documents or ())
         return TextChain(total_bytes=total)
@@ -197,7 +204,7 @@ def _chain(kind: CallKind, body: Body) -> TextChain:
     return TextChain(total_bytes=sum(len(item) for item in text or () if isinstance(item, str)))
 
 
-def _prefix(body: Body, chain: TextChain, pool: Pool) -> tuple[Prefix, int]:
+def _prefix(body: Body, chain: TextChain, pool: Pool, salt: str) -> tuple[Prefix, int]:
     """The prefix, and the prompt's bytes where its tokens are only estimated."""
     text = body.prompt if body.prompt is not None else body.input
     if not (isinstance(text, list) and _is_tokens(text)):
@@ -206,7 +213,7 @@ def _prefix(body: Body, chain: TextChain, pool: Pool) -> tuple[Prefix, int]:
     if len(prompts) > 1:
         return Prefix(total_tokens=sum(map(len, prompts))), 0
     try:
-        return token_prefix(prompts[0] if prompts else text, pool.block_tokens, body.cache_salt or ""), 0
+        return token_prefix(prompts[0] if prompts else text, pool.block_tokens, salt), 0
     except ValueError as error:
         raise bad_request(
             f"The prompt is no list of token ids: {error}.", code="invalid_field", param="prompt"

@@ -32,6 +32,7 @@ from amf.gateway.metrics import Metrics
 from amf.gateway.pools import Pools
 from amf.gateway.problem import Problem
 
+_LAST_WORDS_S = 1.0  # after the grace, to tell clients that their calls are over
 _MAX_HEAD_BYTES = 64 * 1024  # of a request's first line, and of each header
 
 
@@ -83,7 +84,7 @@ async def running_gateway(config: ServeConfig, fabric: Any = None) -> AsyncItera
             clock=clock,
             keys=keys,
         )
-        port = await _listen(surface.app(server.max_body_bytes), config, stack)
+        port = await _listen(surface.app(server.max_body_bytes), config, stack, driver)
         try:
             await asyncio.gather(*(fleet.add(worker) for worker in config.workers))
         except Problem as problem:
@@ -114,18 +115,29 @@ async def _open_journal(config: ServeConfig, stack: AsyncExitStack) -> JournalWr
     return writer
 
 
-async def _listen(app: web.Application, config: ServeConfig, stack: AsyncExitStack) -> int:
+async def _listen(app: web.Application, config: ServeConfig, stack: AsyncExitStack, driver: Driver) -> int:
+    """Returns the port. On leaving `stack` what runs may finish within the grace; what then still runs is told so."""
+    grace_s = config.server.shutdown_grace_s
     runner = web.AppRunner(
         app,
         access_log=None,
         logger=logging.getLogger(HTTP_LOGGER),
         handler_cancellation=True,
-        shutdown_timeout=config.server.shutdown_grace_s,
+        shutdown_timeout=grace_s + _LAST_WORDS_S,
         max_line_size=_MAX_HEAD_BYTES,
         max_field_size=_MAX_HEAD_BYTES,
     )
     await runner.setup()
-    stack.push_async_callback(runner.cleanup)
+
+    async def close() -> None:
+        problem = Problem(
+            503, "shutting_down", "The gateway stops: try again.", "service_unavailable_error", retry=True
+        )
+        timer = asyncio.get_running_loop().call_later(grace_s, driver.end_all, problem)
+        await runner.cleanup()
+        timer.cancel()
+
+    stack.push_async_callback(close)
     site = web.TCPSite(runner, config.server.host, config.server.port)
     await site.start()
     port: int = runner.addresses[0][1]
