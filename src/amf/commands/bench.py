@@ -78,7 +78,10 @@ def bench(
     json_file: _JsonFile = None,
     html_file: _HtmlFile = None,
 ) -> None:
-    """Drive TARGET with the pipelines of SCENARIO."""
+    """Drive TARGET with the pipelines of SCENARIO.
+
+    Example: amf bench examples/coding-7hop.toml --target http://127.0.0.1:8080 --html report.html
+    """
     try:
         workload, fleet = _workload(scenario, pipelines, concurrency, seed)
         job = BenchJob(

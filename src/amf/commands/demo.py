@@ -57,7 +57,10 @@ def demo(
     time_scale: _TimeScale = 40.0,
     keep: _Keep = False,
 ) -> None:
-    """Start a fleet of emulated workers, run the same agent pipelines under each policy, print one table."""
+    """Start a fleet of emulated workers, run the same agent pipelines under each policy, print one table.
+
+    Example: amf demo --seconds 120 --json demo.json --policies session-affinity,fabric
+    """
     names = [name.strip() for name in policies.split(",") if name.strip()]
     folder = Path(tempfile.mkdtemp(prefix="amf-demo-"))
     options = DemoOptions(seconds=seconds, seed=seed, policies=names, time_scale=time_scale, folder=folder)

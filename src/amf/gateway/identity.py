@@ -140,8 +140,8 @@ def _read(headers: Mapping[str, str]) -> dict[str, str]:
 
 def _hints(bag: Mapping[str, str]) -> dict[str, str]:
     """What a baggage says of the request. A hint that is too long or unprintable is no hint."""
-    hints = {name: next((bag[k] for k in keys if bag.get(k)), "") for name, keys in _BAGGAGE.items()}
-    return {name: value for name, value in hints.items() if name == "parents" or _usable(value)}
+    said = {key: value for key, value in bag.items() if _usable(value) or key in _BAGGAGE["parents"]}
+    return {name: next((said[key] for key in keys if key in said), "") for name, keys in _BAGGAGE.items()}
 
 
 def _explicit(headers: Mapping[str, str], body: Body) -> dict[str, str]:

@@ -98,6 +98,7 @@ class Link:
 
     def start(self, session: aiohttp.ClientSession) -> None:
         self._task = asyncio.create_task(self._live(session), name=f"worker {self.name}")
+        self._task.add_done_callback(lambda _: self.first_look.set())  # whoever waits for it must not wait for ever
 
     async def stop(self, reason: str) -> None:
         """Remove the worker: the fabric places its calls anew."""

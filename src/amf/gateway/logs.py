@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web import RequestPayloadError
 
 HTTP_LOGGER = "amf.http"  # the server's own complaints
 
@@ -30,7 +31,7 @@ class JsonFormatter(logging.Formatter):
 
 def _unquoted(record: logging.LogRecord) -> bool:
     """The server quotes the bytes of a malformed request, which may be a prompt or a key: its kind is enough."""
-    if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+    if record.exc_info and isinstance(record.exc_info[1], (HttpProcessingError, RequestPayloadError)):
         record.error = type(record.exc_info[1]).__name__
         record.exc_info = None
     return True
