@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from amf.core.decisions import Cancel, Refuse, WakeAt
-from amf.core.events import CallFinished, FirstToken, GraphDeclared, Woke, WorkerDraining
+from amf.core.events import CallFinished, FirstToken, GraphDeclared, PipelineClosed, Woke, WorkerDraining
 from amf.core.graph import graph_from_dict
 from kit import Room, dispatch_in, kinds, prefix
 
@@ -388,3 +388,34 @@ def test_a_declared_hint_stands_for_a_hop_nobody_has_seen():
     room.serve("other")  # the pool has a mean by now
     placed = dispatch_in(room.arrive("c", graph="g", hop="a", deadline_s=room.now_s + 60.0))
     assert placed.budget_s == pytest.approx(48.0)
+
+
+def test_a_cancelled_run_does_no_more_and_a_closed_one_may_open_anew():
+    room = Room()
+    for run, cancelled in (("over", True), ("again", False)):
+        room.arrive(f"{run}1", run=run)
+        room.send(PipelineClosed(at_s=0.0, run_id=run, cancelled=cancelled))
+    (refused,) = room.arrive("over2", run="over")
+    assert refused.code == "run_cancelled"
+    assert "Dispatch" in kinds(room.arrive("again2", run="again"))
+
+
+def test_a_drained_worker_that_joins_as_it_was_goes_on_with_what_it_has():
+    room = Room(workers=("w1",))
+    room.serve("c0", "r", prefix(("a", 20_000)))
+    room.arrive("c1", "s")
+    room.send(WorkerDraining(at_s=room.now_s, name="w1"))
+    assert kinds(room.arrive("c2", "r", prefix(("a", 20_000), ("b", 160)))) == ["Hold"]
+    decisions = room.join("w1")
+    assert kinds(decisions) == ["Dispatch"] and dispatch_in(decisions).hit_tokens == 20_000
+    room.finish("c1")
+    assert room.fabric.run_report("s")["finished"] == 1
+
+
+def test_a_very_long_run_forgets_its_oldest_hops():
+    room = Room(max_hops_per_pipeline=4)
+    for number in range(8):
+        parents = (f"h{number - 1}",) if number else ()
+        room.serve(f"c{number}", "r", hop=f"h{number}", parents=parents)
+    assert list(room.fabric.known_hops("r")) == ["h4", "h5", "h6", "h7"]
+    assert len(room.fabric.run_report("r")["edges"]) == 4

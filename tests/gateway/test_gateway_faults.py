@@ -119,7 +119,7 @@ async def test_a_worker_that_fails_calls_but_not_checks_is_taken_out_too() -> No
         for _ in range(6):
             assert (await client.chat("hi")).status == 200
         page = (await client.request("GET", "/metrics")).body.decode()
-        assert 'amf_events_total{kind="WorkerLost"}' in page
+        assert 'amf_events_total{kind="WorkerDraining"}' in page
         assert len(one.bodies) >= 3
         one.fault = ""
         await until(lambda: gateway.fleet.describe("w0")["status"] == "up")

@@ -70,14 +70,17 @@ class CallCancelled(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineClosed(Event):
-    """The client declared the run over. Calls still open are cancelled."""
+    """The client declared the run over. Calls still open are cancelled. `cancelled`: it is to do no more, so that later calls
+    of it are refused while its summary is kept; otherwise a later call opens it anew."""
 
     run_id: str
+    cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerJoined(Event):
-    """A worker became usable, for the first time or again. Joining anew forgets what was believed to be warm on it."""
+    """A worker became usable, for the first time or again. Joining anew forgets what was believed to be warm on it, except
+    that one which was draining, and is what it was, takes calls again."""
 
     worker: Worker
 

@@ -132,6 +132,8 @@ class Fabric:
         if pool is None:
             return self._refuse(call.call_id, "model_not_found", f"no worker has ever served model {call.pool!r}")
         pipeline = book.pipelines.get(call.run_id)
+        if pipeline is None and book.closed.get(call.run_id, {}).get("status") == "cancelled":
+            return self._refuse(call.call_id, "run_cancelled", "the run was cancelled: start another one")
         limit = self.config.max_waiting_calls * (2 if pipeline else 1)  # new pipelines do not crowd out admitted ones
         if len(pool.waiting) >= limit:
             message = f"{len(pool.waiting)} calls wait for model {call.pool!r}, the bound is {limit}"
@@ -206,16 +208,22 @@ class Fabric:
         for state in list(pipeline.live.values()):
             self._cancel(state, "the run was closed")
             self._refuse(state.call.call_id, "run_cancelled", "the run was closed while this call was open")
-        self.book.close(event.run_id, "closed")
+        self.book.close(event.run_id, "cancelled" if event.cancelled else "closed")
         for name in pipeline.pools:
             self._pump(self.book.pools[name])
 
     # Workers and what they hold.
 
     def _on_worker_joined(self, event: WorkerJoined) -> None:
-        if event.worker.name in self.book.workers:
-            self._lose(event.worker.name, "it joined anew")
-        self._pump(self.book.add_worker(event.worker))
+        known = self.book.workers.get(event.worker.name)
+        if known is not None and known.spec == event.worker and known.status is WorkerStatus.DRAINING:
+            known.status = WorkerStatus.UP
+            pool = self.book.pools[known.spec.pool]
+            pool.refresh(event.at_s)
+            return self._pump(pool)
+        if known is not None:
+            self._lose(known.name, "it joined anew")
+        return self._pump(self.book.add_worker(event.worker))
 
     def _on_worker_draining(self, event: WorkerDraining) -> None:
         worker = self.book.workers.get(event.name)

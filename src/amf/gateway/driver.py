@@ -152,7 +152,7 @@ class Driver:
         open_tickets = [t for t in self._tickets.values() if t.call.run_id == run_id]
         for ticket in open_tickets:
             ticket.end(problem)
-        self.submit(PipelineClosed, run_id=run_id)
+        self.submit(PipelineClosed, run_id=run_id, cancelled=True)
         return len(open_tickets)
 
     def end_all(self, problem: Problem) -> None:

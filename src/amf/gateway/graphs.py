@@ -23,5 +23,8 @@ class Graphs:
         graph = self._graphs.get(name)
         return frozenset(hop.name for hop in graph.hops) if graph else frozenset()
 
+    def get(self, name: str) -> CallGraph | None:
+        return self._graphs.get(name)
+
     def documents(self) -> list[dict[str, Any]]:
         return [graph.to_dict() for graph in self._graphs.values()]

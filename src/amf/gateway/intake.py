@@ -164,6 +164,17 @@ class Intake:
                 code="unknown_parents",
                 param="x-amf-parents",
             )
+        graph = self._graphs.get(identity.graph)
+        if graph is None or identity.hop not in graph.by_name or graph.loops:
+            return  # with loops any hop may come before any other
+        later = [name for name in identity.parents if name in graph.by_name and not graph.precedes(name, identity.hop)]
+        if later:
+            raise bad_request(
+                f"`x-amf-parents` names {', '.join(later)}, which does not come before {identity.hop} in the declared graph "
+                f"{graph.name}: name hops that do, or declare the graph anew.",
+                code="contradictory_identity",
+                param="x-amf-parents",
+            )
 
 
 _REQUIRED = {

@@ -93,6 +93,7 @@ class Link:
         self._failed_checks = 0
         self._pause_s = limits.retry_min_s
         self._broken = asyncio.Event()
+        self._suspended = False  # the fabric still knows it, as draining
         self._index = BlockIndex()
         self._task: asyncio.Task[None] | None = None
 
@@ -122,10 +123,15 @@ class Link:
         self._pause_s = self._limits.retry_min_s
 
     def call_failed(self, reason: str) -> None:
-        """A call failed by the worker's fault."""
+        """A call failed by the worker's fault. After too many in a row it takes no new call until it has been probed again;
+        calls that run there may yet end well."""
         self._failed_calls += 1
-        if self._failed_calls >= self._limits.breaker_failures:
-            self._break(reason)
+        if self._failed_calls >= self._limits.breaker_failures and self.status is LinkStatus.UP:
+            log.warning("worker suspended", extra={"worker": self.name, "reason": reason})
+            self.status, self.reason, self._suspended = LinkStatus.LOST, reason, True
+            self._driver.submit(WorkerDraining, name=self.name)
+            self._watcher.changed(self)
+            self._broken.set()
 
     async def _live(self, session: aiohttp.ClientSession) -> None:
         while True:
@@ -155,6 +161,8 @@ class Link:
             if self.reason != str(error):
                 log.warning("worker not usable", extra={"worker": self.name, "reason": str(error)})
             self.reason = str(error)
+            if self._suspended:
+                self._lose(self.reason)
             return False
         draining = self.status is LinkStatus.DRAINING
         self.status, self.reason = LinkStatus.UP, ""
@@ -163,6 +171,9 @@ class Link:
         self._index.clear()
         self._watcher.changed(self)
         self._driver.submit(WorkerJoined, worker=self.worker)
+        if self._suspended and self.exact:
+            self._driver.submit(PrefixesCleared, name=self.name, reason="its events were not followed for a while")
+        self._suspended = False
         if draining:
             self.drain()
         log.info("worker up", extra={"worker": self.name, "pool": self.worker.pool, "kv_tokens": self.worker.kv_tokens})
@@ -220,8 +231,9 @@ class Link:
             self._broken.set()
 
     def _lose(self, reason: str) -> None:
-        if self.status in (LinkStatus.UP, LinkStatus.DRAINING):
+        if self._suspended or self.status in (LinkStatus.UP, LinkStatus.DRAINING):
             self._driver.submit(WorkerLost, name=self.name, reason=reason)
+        self._suspended = False
         if self.status is not LinkStatus.DRAINING:
             self.status = LinkStatus.LOST
         self.reason = reason

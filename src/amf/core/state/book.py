@@ -77,8 +77,9 @@ class Book:
         state.expected_output_tokens = self.profiles.expected_output_tokens(call)
         pipeline.calls += 1
         self.counts["calls"] += 1
-        if len(pipeline.edges) < self.config.max_hops_per_pipeline:
-            pipeline.edges.update({(parent, state.hop_id): None for parent in call.parents})
+        pipeline.edges.update({(parent, state.hop_id): None for parent in call.parents})
+        while len(pipeline.edges) > self.config.max_hops_per_pipeline:
+            del pipeline.edges[next(iter(pipeline.edges))]
         self.pipelines.add_call(state)
         self.pipelines.touch(call.run_id, self.now_s)
         pool = self.pools[call.pool]
@@ -134,8 +135,9 @@ class Book:
         """An attempt completed: charge it, learn from it, correct the registry. The lane is left to the caller to settle."""
         call, pool = state.call, self.pools[state.call.pool]
         pipeline = self.leave(state, "finished")
-        if len(pipeline.hops) < self.config.max_hops_per_pipeline:
-            pipeline.hops[state.hop_id] = pipeline.hops.get(state.hop_id, 0) + 1
+        pipeline.hops[state.hop_id] = pipeline.hops.pop(state.hop_id, 0) + 1
+        if len(pipeline.hops) > self.config.max_hops_per_pipeline:
+            del pipeline.hops[next(iter(pipeline.hops))]
         pipeline.last_finish_s = self.now_s
         service_s = self.now_s - state.dispatched_s
         self.profiles.observe_call(call, event.output_tokens, service_s)
