@@ -44,7 +44,9 @@ class EmulateOptions:
     block_size: Annotated[int, typer.Option(help="Tokens in a KV block.", min=1)] = 16
     max_num_seqs: Annotated[int, typer.Option(help="Sequences in a batch at most.", min=1)] = 256
     max_num_batched_tokens: Annotated[int, typer.Option(help="Tokens in an iteration at most.", min=1)] = 2048
-    max_model_len: Annotated[int, typer.Option(help="Prompt and output tokens at most.", min=2)] = 262_144
+    max_model_len: Annotated[
+        int | None, typer.Option(help="Prompt and output tokens at most. Default: what fits in the KV memory.", min=2)
+    ] = None
     scheduling_policy: Annotated[Literal["fcfs", "priority"], typer.Option(help="priority: lower is sooner.")] = "fcfs"
     max_num_queued_reqs: Annotated[int | None, typer.Option(help="More waiting requests than this get a 503.")] = None
     time_scale: Annotated[float, typer.Option(help="How many times faster than life.")] = 1.0

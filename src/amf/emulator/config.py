@@ -34,7 +34,7 @@ class EmulatorConfig:
     block_tokens: int = 16
     max_running: int = 256
     token_budget: int = 2048
-    max_model_tokens: int = 262_144
+    max_model_tokens: int | None = None  # None: whatever fits in the KV memory
     scheduling: Literal["fcfs", "priority"] = "fcfs"
     max_waiting: int | None = None
     time_scale: float = 1.0
@@ -54,7 +54,9 @@ class EmulatorConfig:
             raise ValueError("time-scale is a factor: above 0")
         if not 0 <= self.flush_ms < math.inf:
             raise ValueError("flush-ms is a number of at least 0")
-        if not 1 <= self.embedding_dim <= MAX_EMBEDDING_DIM or self.max_model_tokens < 2:
+        if not 1 <= self.embedding_dim <= MAX_EMBEDDING_DIM or not (
+            self.max_model_tokens is None or self.max_model_tokens >= 2
+        ):
             raise ValueError(f"embedding-dim is 1 to {MAX_EMBEDDING_DIM}, max-model-len at least 2")
         if self.max_waiting is not None and self.max_waiting < 0:
             raise ValueError("max-num-queued-reqs cannot be negative")
@@ -68,7 +70,8 @@ class EmulatorConfig:
     @property
     def context_tokens(self) -> int:
         """The longest sequence served: what was asked for, as far as the KV memory holds it."""
-        return min(self.max_model_tokens, self.kv_blocks * self.block_tokens)
+        room_tokens = self.kv_blocks * self.block_tokens
+        return room_tokens if self.max_model_tokens is None else min(self.max_model_tokens, room_tokens)
 
     @property
     def kv_blocks(self) -> int:
