@@ -17,7 +17,7 @@ new until it fits (one worker per pool at a time), so that small calls cannot ov
 
 from math import inf
 
-from amf.core.cost import prefill_s as prefill_by_profile_s
+from amf.core.cost import prefill_s
 from amf.core.decisions import Because, Price
 from amf.core.policy.interface import Placement, PoolView
 from amf.core.state.lanes import Home
@@ -44,7 +44,10 @@ def hold_back(state: CallState, view: PoolView) -> Placement:
         total_s = quote[0] + (service_s if reason.startswith("memory") else 0.0)
         if total_s < best_s:
             best_s, best, obstacle = total_s, quote, reason
-    alternatives = tuple(_price(quote, state, view, notes) for quote in quotes[: view.config.max_alternatives])
+    contention_s = _contention_s(state, view)
+    alternatives = tuple(
+        _price(quote, contention_s, view, notes, state) for quote in quotes[: view.config.max_alternatives]
+    )
     name, hit_tokens = best[3], best[5].tokens
     if best_s == inf:
         reason = f"held on every worker: {notes[quotes[0][3]]}"
@@ -71,30 +74,30 @@ def _quotes(state: CallState, view: PoolView) -> list[_Quote]:
     contention_s = _contention_s(state, view)
     share, output_tokens = view.config.interference_share, state.expected_output_tokens
     home_of, own = view.lanes.homes.get, _own_worker(state, view)
-    profile, cold_s = None, 0.0  # most workers share a profile, and so the price of a prompt without any hit
+    priced: tuple[object, object] = (None, None)  # most workers share a profile, and the hit of a common system prompt
+    profile_s, new_tokens = 0.0, prompt_tokens
     quotes: list[_Quote] = []
     for worker in usable(state, view):
-        hit = hits.get(worker.name, COLD)
-        if hit.tokens:
-            prefill_s = worker.prefill_s(prompt_tokens - hit.tokens, hit.tokens)
-        else:
-            if worker.spec.profile is not profile:
-                profile = worker.spec.profile
-                cold_s = prefill_by_profile_s(profile, prompt_tokens, 0)
-            prefill_s = cold_s * worker.prefill_scale
-        overflow_tokens = held[worker.name] + prompt_tokens - hit.tokens - worker.kv_tokens
-        wait_s = worker.prefill_free_s - now_s
-        running = len(worker.flights)
-        home = home_of(worker.name)
-        residents = home.residents - (worker.name == own) if home is not None else 0
-        total_s = prefill_s * (1.0 + share * running) + output_tokens * worker.decode_step_s + residents * contention_s
-        if wait_s > 0.0:
-            total_s += wait_s
+        name, profile = worker.name, worker.profile
+        hit = hits.get(name, COLD)
+        if hit is not priced[0] or profile is not priced[1]:
+            priced, new_tokens = (hit, profile), prompt_tokens - hit.tokens
+            profile_s = prefill_s(profile, new_tokens, hit.tokens)
+        running, home = len(worker.flights), home_of(name)
+        residents = home.residents - (name == own) if home is not None else 0
+        total_s = (
+            profile_s * worker.prefill_scale * (1.0 + share * running)
+            + output_tokens * worker.decode_step_s
+            + residents * contention_s
+        )
+        if worker.prefill_free_s > now_s:
+            total_s += worker.prefill_free_s - now_s
         if hit.tokens != hit.hbm_tokens:
             total_s += _restore_s(worker, hit, view)
-        if overflow_tokens > 0 and worker.spec.kv_tokens:
+        overflow_tokens = held[name] + new_tokens - worker.kv_tokens
+        if overflow_tokens > 0 and worker.kv_tokens:
             total_s += _displacement_s(worker, overflow_tokens, view)
-        quotes.append((total_s, residents, running, worker.name, worker, hit))
+        quotes.append((total_s, residents, running, name, worker, hit))
     return quotes
 
 
@@ -184,21 +187,25 @@ def _displacement_s(worker: WorkerState, overflow_tokens: int, view: PoolView) -
     return view.config.displaced_reuse * worker.prefill_s(overflow_tokens, 0)
 
 
-def _price(quote: _Quote, state: CallState, view: PoolView, notes: dict[str, str]) -> Price:
+def _price(quote: _Quote, contention_s: float, view: PoolView, notes: dict[str, str], state: CallState) -> Price:
     """A quote's parts, computed again only for the few that are kept."""
     total_s, residents, running, name, worker, hit = quote
     new_tokens = state.call.prompt_tokens - hit.tokens
-    prefill_s = worker.prefill_s(new_tokens, hit.tokens)
-    overflow_tokens = max(view.warmth.predicted_tokens[name] + new_tokens - worker.spec.kv_tokens, 0)
+    own_s = worker.prefill_s(new_tokens, hit.tokens)
+    externality_s = own_s * view.config.interference_share * running
+    overflow_tokens = view.warmth.predicted_tokens[name] + new_tokens - worker.kv_tokens
+    if overflow_tokens > 0 and worker.kv_tokens:
+        externality_s += _displacement_s(worker, overflow_tokens, view)
+    if hit.tokens != hit.hbm_tokens:
+        own_s += _restore_s(worker, hit, view)
     return Price(
         worker=name,
         total_s=total_s,
         hit_tokens=hit.tokens,
         wait_s=worker.backlog_s(view.now_s),
-        prefill_s=prefill_s + _restore_s(worker, hit, view),
+        prefill_s=own_s,
         decode_s=state.expected_output_tokens * worker.decode_step_s,
-        contention_s=residents * _contention_s(state, view),
-        externality_s=prefill_s * view.config.interference_share * running
-        + (_displacement_s(worker, overflow_tokens, view) if worker.spec.kv_tokens else 0.0),
+        contention_s=residents * contention_s,
+        externality_s=externality_s,
         note=notes.get(name, ""),
     )

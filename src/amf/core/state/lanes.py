@@ -29,6 +29,7 @@ class Lane:
     counted_waiting_tokens: int = 0
     counted_protected_tokens: int = 0
     counted_resident: bool = False
+    announced_s: tuple[float, float] = (-inf, -inf)  # endings already in the heap
 
     @property
     def idle(self) -> bool:
@@ -159,6 +160,9 @@ class Lanes:
         home.waiting_tokens += lane.counted_waiting_tokens
         home.protected_tokens += lane.counted_protected_tokens
         home.residents += lane.counted_resident
-        for end_s in (lane.protected_until_s, lane.resident_until_s):
-            if now_s < end_s < inf:
-                heappush(self._endings, (end_s, lane.run_id, lane.pool))
+        endings = (lane.protected_until_s, lane.resident_until_s)
+        if endings != lane.announced_s:
+            lane.announced_s = endings
+            for end_s in endings:
+                if now_s < end_s < inf:
+                    heappush(self._endings, (end_s, lane.run_id, lane.pool))

@@ -14,6 +14,7 @@ class Observed:
         self._masks: dict[Tier, dict[int, int]] = {tier: {} for tier in Tier}
         self._copies: dict[tuple[Tier, int, int], int] = {}  # (tier, bit, key) -> copies beyond the first
         self._bits: dict[str, int] = {}
+        self._names: dict[int, str] = {}
         self._blocks: dict[int, int] = {}  # bit -> distinct (tier, key) held
 
     def add_worker(self, worker: str) -> None:
@@ -24,10 +25,11 @@ class Observed:
             while used & bit:
                 bit <<= 1
             self._bits[worker] = bit
+            self._names[bit] = worker
 
     def drop_worker(self, worker: str) -> None:
         self.clear_worker(worker)
-        self._bits.pop(worker, None)
+        self._names.pop(self._bits.pop(worker, 0), None)
 
     def clear_worker(self, worker: str) -> None:
         bit = self._bits.get(worker, 0)
@@ -70,15 +72,15 @@ class Observed:
 
     def hits(self, prefix: Prefix) -> dict[str, tuple[int, int]]:
         """Worker -> (tokens warm in any tier, tokens of these in HBM). Workers with none are absent."""
-        if not prefix.keys or not self._bits:
+        if not prefix.keys or not any(self._blocks.values()):
             return {}
         fast = self._depths(prefix.keys, (Tier.HBM,))
         lower = [tier for tier in Tier if tier is not Tier.HBM and self._masks[tier]]
         deep = self._depths(prefix.keys, (Tier.HBM, *lower)) if lower else fast
         return {
-            name: (prefix.tokens_at(deep[bit]), prefix.tokens_at(fast.get(bit, 0)))
-            for name, bit in self._bits.items()
-            if deep.get(bit)
+            self._names[bit]: (prefix.tokens_at(depth), prefix.tokens_at(fast.get(bit, 0)))
+            for bit, depth in deep.items()
+            if depth
         }
 
     def blocks(self, worker: str) -> int:

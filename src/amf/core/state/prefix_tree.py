@@ -8,7 +8,8 @@ a worker holds is always closed under "prefix of", and LRU with the deepest node
 of the least recently used sequence first.
 
 A hold is *pinned* while a call that covers it is in flight: it counts as warm already (in-flight warmth) and cannot be
-evicted, as in the engine. Every other hold has an expiry, since a prediction must not be believed for ever.
+evicted, as in the engine. Every other hold has an expiry, since a prediction must not be believed for ever. A system prompt
+is held by every worker: `whole_until_s` of its node spares looking at each hold while all are whole and believed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +36,7 @@ class Hold:
 class Node:
     """A run of keys below `parent`. `ends` are tokens from the root; `start` is where the run begins."""
 
-    __slots__ = ("children", "ends", "holds", "keys", "parent", "start")
+    __slots__ = ("children", "ends", "holds", "keys", "parent", "start", "whole_until_s")
 
     def __init__(self, keys: tuple[int, ...], ends: Sequence[int], start: int, parent: "Node | None") -> None:
         self.keys = keys
@@ -44,6 +45,23 @@ class Node:
         self.parent = parent
         self.children: dict[int, Node] = {}
         self.holds: dict[str, Hold] = {}
+        self.whole_until_s = inf
+
+    def believed(self, now_s: float) -> tuple[list[str], list[tuple[str, int]]]:
+        """Workers that hold all of the run, and (worker, count) of those that hold its beginning."""
+        whole, part, until_s = [], [], inf
+        for worker, hold in self.holds.items():
+            if not hold.pins and hold.expires_s <= now_s:
+                until_s = -inf
+            elif hold.count < len(self.keys):
+                part.append((worker, hold.count))
+                until_s = -inf
+            else:
+                whole.append(worker)
+                if not hold.pins:
+                    until_s = min(until_s, hold.expires_s)
+        self.whole_until_s = until_s
+        return whole, part
 
     def tokens(self, count: int) -> int:
         return self.ends[count - 1] - self.start if count else 0
@@ -98,9 +116,13 @@ class PrefixTree:
         found: dict[str, T] = {}
         for node, matched in self._walk(prefix.keys):
             whole = wrap(node.ends[matched - 1])
-            for worker, hold in node.holds.items():
-                if hold.pins or hold.expires_s > now_s:
-                    found[worker] = whole if hold.count >= matched else wrap(node.ends[hold.count - 1])
+            if node.whole_until_s > now_s:
+                found.update(dict.fromkeys(node.holds, whole))
+                continue
+            holders, partly = node.believed(now_s)
+            found.update(dict.fromkeys(holders, whole))
+            for worker, count in partly:
+                found[worker] = whole if count >= matched else wrap(node.ends[count - 1])
         return found
 
     def pin(self, worker: str, prefix: Prefix, now_s: float) -> float:
@@ -141,6 +163,7 @@ class PrefixTree:
             hold.pins = max(0, hold.pins - 1)
             hold.used_s = now_s
             hold.expires_s = max(hold.expires_s, expires_s)
+            node.whole_until_s = min(node.whole_until_s, hold.expires_s)
 
     def forget_older(self, worker: str, used_s: float) -> int:
         """The engine was seen to have evicted what was last used at `used_s`: under LRU all older is gone too. Returns
@@ -160,6 +183,9 @@ class PrefixTree:
             blocks += len(node.keys)
             stack.extend(node.children.values())
             assert node.holds or node.children, "a node nobody holds was kept"
+            if node.whole_until_s > -inf:
+                assert all(hold.count == len(node.keys) for hold in node.holds.values())
+                assert all(hold.pins or hold.expires_s >= node.whole_until_s for hold in node.holds.values())
             for worker, hold in node.holds.items():
                 assert 0 < hold.count <= len(node.keys)
                 assert node in self._held[worker]
@@ -211,6 +237,7 @@ class PrefixTree:
         parent.children[upper.keys[0]] = upper
         node.keys, node.ends, node.start, node.parent = node.keys[at:], node.ends[at:], upper.ends[-1], upper
         upper.children[node.keys[0]] = node
+        upper.whole_until_s = node.whole_until_s = -inf
         for worker, hold in list(node.holds.items()):
             upper.holds[worker] = Hold(min(hold.count, at), hold.used_s, hold.expires_s, hold.pins)
             self._held[worker][upper] = None
@@ -243,6 +270,7 @@ class PrefixTree:
             count = next(i for i in range(hold.count, -1, -1) if node.tokens(i) <= keep)
             self.tokens[worker] -= held - node.tokens(count)
             hold.count = count
+            node.whole_until_s = -inf
             if not count:
                 self._release(node, worker)
             return

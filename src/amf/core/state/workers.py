@@ -47,6 +47,7 @@ class WorkerState:
         self.spec = spec
         self.name = spec.name
         self.kv_tokens = spec.kv_tokens
+        self.profile = spec.profile
         self.status = WorkerStatus.UP
         self.flights: dict[str, Flight] = {}
         self.committed_tokens = 0
@@ -85,7 +86,7 @@ class WorkerState:
 
     def prefill_s(self, new_tokens: int, cached_tokens: int) -> float:
         """Expected seconds to prefill, by profile and observed speed."""
-        return prefill_s(self.spec.profile, new_tokens, cached_tokens) * self.prefill_scale
+        return prefill_s(self.profile, new_tokens, cached_tokens) * self.prefill_scale
 
     def free_tokens(self) -> int:
         """KV memory not committed to calls in flight. May be negative."""
@@ -106,7 +107,7 @@ class WorkerState:
         """Seen: correct the speed estimate and the backlog."""
         flight = self.flights[call_id]
         flight.first_token_s = now_s
-        expected_s = prefill_s(self.spec.profile, flight.prompt_tokens - flight.hit_tokens, flight.hit_tokens)
+        expected_s = prefill_s(self.profile, flight.prompt_tokens - flight.hit_tokens, flight.hit_tokens)
         if flight.backlog_s <= flight.prefill_s:  # mostly its own prefill, not a queue
             observed_s = min(max(now_s - flight.sent_s - flight.backlog_s, 0.0), 100.0 * expected_s)
             self._paces.prefill.observe(observed_s, expected_s)
@@ -132,7 +133,7 @@ class WorkerState:
         self.committed_tokens -= flight.footprint_tokens
         if output_tokens is not None and output_tokens > 8 and flight.first_token_s is not None:
             expected_s = (output_tokens - 1) * decode_iteration_s(
-                self.spec.profile, len(self.flights) + 1, self.committed_tokens + flight.footprint_tokens
+                self.profile, len(self.flights) + 1, self.committed_tokens + flight.footprint_tokens
             )
             observed_s = min(now_s - flight.first_token_s, 100.0 * expected_s)
             self._paces.decode.observe(observed_s, expected_s)
@@ -156,5 +157,5 @@ class WorkerState:
 
     def _refresh_decode(self) -> None:
         batch, kv_tokens = len(self.flights) + 1, max(self.committed_tokens, 0)
-        self._decode_base_s = decode_iteration_s(self.spec.profile, batch, kv_tokens)
+        self._decode_base_s = decode_iteration_s(self.profile, batch, kv_tokens)
         self.decode_step_s = self._decode_base_s * self.decode_scale
