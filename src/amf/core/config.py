@@ -16,7 +16,7 @@ class FabricConfig:
     max_attempts: int = 3  # dispatches of one call before it fails
     max_profiles: int = 20_000  # learned (graph, hop) positions
     max_warm_blocks: int = 4_000_000  # block keys in one pool's registry
-    max_alternatives: int = 4  # prices kept in a decision's `because`
+    max_alternatives: int = 3  # prices kept in a decision's `because`
     max_hops_per_pipeline: int = 4_096  # hops, and edges between them, remembered of one pipeline; the oldest go
 
     # The registry.

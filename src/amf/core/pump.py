@@ -19,12 +19,7 @@ def pump(book: Book, policies: Policies, pool: Pool) -> list[Decision]:
         return []
     if not pool.usable:
         return _without_workers(book, pool)
-    stamp = pool.paces.stamp
-    for worker in pool.usable:
-        if worker.due:
-            worker.pass_due(book.now_s)
-        if worker.paces_stamp != stamp:
-            worker.refresh_paces()
+    pool.refresh_beliefs(book.now_s)
     view = _view(book, pool)
     decisions: list[Decision] = []
     for due_s, state in _ranked(book, policies, pool, view):

@@ -30,9 +30,10 @@ _Quote = tuple[float, int, int, str, WorkerState, Hit]  # total_s, residents, ru
 
 def hold_back(state: CallState, view: PoolView) -> Placement:
     """The cheapest worker that can start the call soon, or none: then it waits. Unit of every price: seconds."""
-    quotes = _quotes(state, view)
+    duty, service_s = view.profiles.duty(state.call.pool)
+    contention_s = duty * service_s / 2.0  # per resident: the chance that it is in service, times the mean rest of one
+    quotes = _quotes(state, contention_s, view)
     quotes.sort()
-    _, service_s = view.profiles.duty(state.call.pool)
     best_s, best, obstacle, notes = inf, quotes[0], "", {}
     for quote in quotes:
         if quote[0] >= best_s:
@@ -44,7 +45,6 @@ def hold_back(state: CallState, view: PoolView) -> Placement:
         total_s = quote[0] + (service_s if reason.startswith("memory") else 0.0)
         if total_s < best_s:
             best_s, best, obstacle = total_s, quote, reason
-    contention_s = _contention_s(state, view)
     alternatives = tuple(
         _price(quote, contention_s, view, notes, state) for quote in quotes[: view.config.max_alternatives]
     )
@@ -67,11 +67,10 @@ def usable(state: CallState, view: PoolView) -> list[WorkerState]:
     return [worker for worker in view.workers if worker.name not in state.excluded] or view.workers
 
 
-def _quotes(state: CallState, view: PoolView) -> list[_Quote]:
+def _quotes(state: CallState, contention_s: float, view: PoolView) -> list[_Quote]:
     """Every worker's price, before asking whether it can start the call. The hot loop: one pass, no calls without a hit."""
     now_s, prompt_tokens = view.now_s, state.call.prompt_tokens
     hits, held = view.warmth.hits(state.call.prefix, now_s), view.warmth.predicted_tokens
-    contention_s = _contention_s(state, view)
     share, output_tokens = view.config.interference_share, state.expected_output_tokens
     home_of, own = view.lanes.homes.get, _own_worker(state, view)
     priced: tuple[object, object] = (None, None)  # most workers share a profile, and the hit of a common system prompt
@@ -99,13 +98,6 @@ def _quotes(state: CallState, view: PoolView) -> list[_Quote]:
             total_s += _displacement_s(worker, overflow_tokens, view)
         quotes.append((total_s, residents, running, name, worker, hit))
     return quotes
-
-
-def _contention_s(state: CallState, view: PoolView) -> float:
-    """Seconds that each pipeline living on a worker will cost this one: the chance that it is in service, times the mean
-    rest of a service."""
-    duty, service_s = view.profiles.duty(state.call.pool)
-    return duty * service_s / 2.0
 
 
 def _own_worker(state: CallState, view: PoolView) -> str:

@@ -115,6 +115,7 @@ class Book:
             used_s=pool.warmth.dispatched(worker.name, call.prefix, self.now_s),
         )
         worker.start(flight)
+        pool.unseen_first_tokens = pool.unseen_first_tokens or not call.streams
         self.lanes.sent(call.run_id, call.pool, worker.name, call.prefix)
         return flight
 

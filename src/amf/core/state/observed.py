@@ -6,6 +6,8 @@ so the depth of a match is found by bisection on the masks, all workers at once;
 back to a walk when an interior block is missing.
 """
 
+from collections.abc import Iterator
+
 from amf.core.types import Prefix, Tier
 
 
@@ -76,11 +78,15 @@ class Observed:
             return {}
         fast = self._depths(prefix.keys, (Tier.HBM,))
         lower = [tier for tier in Tier if tier is not Tier.HBM and self._masks[tier]]
-        deep = self._depths(prefix.keys, (Tier.HBM, *lower)) if lower else fast
+        if not lower:
+            same = {depth: (prefix.tokens_at(depth),) * 2 for depth, _ in fast}
+            return {name: same[depth] for depth, mask in fast for name in self._named(mask)}
+        deep = self._depths(prefix.keys, (Tier.HBM, *lower))
+        shallow = {name: depth for depth, mask in fast for name in self._named(mask)}
         return {
-            self._names[bit]: (prefix.tokens_at(depth), prefix.tokens_at(fast.get(bit, 0)))
-            for bit, depth in deep.items()
-            if depth
+            name: (prefix.tokens_at(depth), prefix.tokens_at(shallow.get(name, 0)))
+            for depth, mask in deep
+            for name in self._named(mask)
         }
 
     def blocks(self, worker: str) -> int:
@@ -101,18 +107,21 @@ class Observed:
             mask |= self._masks[tier].get(key, 0)
         return mask
 
-    def _depths(self, keys: tuple[int, ...], tiers: tuple[Tier, ...]) -> dict[int, int]:
-        """Bit -> number of leading keys held, for workers that hold the first."""
+    def _named(self, mask: int) -> Iterator[str]:
+        while mask:
+            bit = mask & -mask
+            yield self._names[bit]
+            mask ^= bit
+
+    def _depths(self, keys: tuple[int, ...], tiers: tuple[Tier, ...]) -> list[tuple[int, int]]:
+        """(number of leading keys held, the workers that hold just these), for all that hold the first."""
         everyone = self._holders(keys[0], tiers)
-        depths: dict[int, int] = {}
+        depths: list[tuple[int, int]] = []
         spans = [(1, len(keys), everyone)] if everyone else []
         while spans:
             low, high, mask = spans.pop()  # every worker in `mask` holds keys[:low] and at most keys[:high]
             if low == high:
-                while mask:
-                    bit = mask & -mask
-                    depths[bit] = low
-                    mask ^= bit
+                depths += self._checked(keys, low, mask, tiers)
                 continue
             middle = (low + high + 1) // 2
             deeper = self._holders(keys[middle - 1], tiers) & mask
@@ -120,8 +129,16 @@ class Observed:
                 spans.append((middle, high, deeper))
             if mask ^ deeper:
                 spans.append((low, middle - 1, mask ^ deeper))
-        for bit, depth in depths.items():
-            checks = (keys[depth // 4], keys[depth // 2], keys[depth * 3 // 4]) if depth > 3 else keys[:depth]
-            if not all(self._holders(key, tiers) & bit for key in checks):
-                depths[bit] = next(i for i, key in enumerate(keys) if not self._holders(key, tiers) & bit)
         return depths
+
+    def _checked(self, keys: tuple[int, ...], depth: int, mask: int, tiers: tuple[Tier, ...]) -> list[tuple[int, int]]:
+        """The same, with the true depth of those that lack a block in between."""
+        closed = mask
+        for at in {depth // 4: None, depth // 2: None, depth * 3 // 4: None, depth - 1: None}:
+            closed &= self._holders(keys[at], tiers)
+        found, broken = [(depth, closed)] if closed else [], mask ^ closed
+        while broken:
+            bit = broken & -broken
+            found.append((next(i for i, key in enumerate(keys) if not self._holders(key, tiers) & bit), bit))
+            broken ^= bit
+        return found

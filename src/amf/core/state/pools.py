@@ -24,6 +24,8 @@ class Pool:
         self.down_since_s: float | None = None
         self.usable: list[WorkerState] = []
         self.paces = Paces()
+        self._paces_stamp = 0
+        self.unseen_first_tokens = False  # some call in flight does not stream
 
     def wait(self, state: CallState) -> None:
         """Put a call into the queue, or renew its place, by `state.latest_start_s`."""
@@ -59,6 +61,17 @@ class Pool:
             self.down_since_s = None
         elif self.down_since_s is None:
             self.down_since_s = now_s
+
+    def refresh_beliefs(self, now_s: float) -> None:
+        """Bring up to date what time and other workers' news change: unseen first tokens that were due, and speeds."""
+        if self.unseen_first_tokens:
+            for worker in self.workers.values():
+                worker.pass_due(now_s)
+            self.unseen_first_tokens = any(worker.due for worker in self.workers.values())
+        if self._paces_stamp != self.paces.stamp:
+            self._paces_stamp = self.paces.stamp
+            for worker in self.usable:
+                worker.refresh_paces()
 
     def check_invariants(self) -> None:
         for name, worker in self.workers.items():

@@ -86,10 +86,17 @@ class Warmth:
             return Hit(min(tokens, most), min(tokens, most))
 
         found = self._predicted.hits(prefix, now_s, predicted)
-        for name, (tokens, hbm_tokens) in self._observed.hits(prefix).items():
+        seen: dict[tuple[int, int], Hit] = {}
+        for name, pair in self._observed.hits(prefix).items():
             known = found.get(name, COLD)
-            if tokens > known.tokens:
-                found[name] = Hit(min(tokens, most), min(max(hbm_tokens, known.hbm_tokens), most))
+            if pair[0] <= known.tokens:
+                continue
+            if known is COLD and pair in seen:
+                found[name] = seen[pair]
+                continue
+            found[name] = Hit(min(pair[0], most), min(max(pair[1], known.hbm_tokens), most))
+            if known is COLD:
+                seen[pair] = found[name]
         self._memo = (prefix, now_s, found)
         return found
 

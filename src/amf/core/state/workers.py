@@ -75,7 +75,6 @@ class WorkerState:
     def refresh_paces(self) -> None:
         """Renew the speed factors from what this worker and its pool have shown."""
         pool = self._pool_paces
-        self.paces_stamp = pool.stamp
         self.prefill_scale = self._paces.prefill.within(pool.prefill)
         self.decode_scale = self._paces.decode.within(pool.decode)
         self.decode_step_s = self._decode_base_s * self.decode_scale
