@@ -195,3 +195,14 @@ def test_a_pace_follows_change_and_ignores_noise():
         own.observe(6.0, 1.0)
     assert own.within(pool) == pytest.approx(6.0, rel=0.2)
     assert replace(own, observed_s=0.0, expected_s=0.0).within(pool) == pool.factor
+
+
+def test_pipelines_of_one_call_are_neither_waited_for_nor_kept_apart():
+    odds = {}
+    for runs in (60, 3):  # sixty runs of one call, or three of twenty
+        room = Room("fabric", ("a", "b"))
+        for number in range(60):
+            room.serve(f"c{number}", f"r{number % runs}", prefix((f"r{number % runs}", 2_000 + 160 * number)))
+            room.now_s += 5.0
+        odds[runs] = room.fabric.book.profiles.return_odds("m")
+    assert odds[3] > 0.9 and odds[60] < 0.3, "a pipeline that does not come back for long is given up"

@@ -174,7 +174,7 @@ class Fabric:
         pipeline, worker = book.finish(state, event)
         if worker is not None:
             context_tokens = event.prompt_tokens + event.output_tokens if worker.spec.kv_tokens > 0 else 0
-            protect_s = self.policies.retain(worker, context_tokens, self.config)
+            protect_s = self.policies.retain(worker, context_tokens, self.config) * book.profiles.return_odds(call.pool)
             reside_s = max(protect_s, _RESIDENT_GAPS * book.profiles.expected_gap_s(call))
             book.lanes.ended(call.run_id, call.pool, context_tokens, protect_s, reside_s)
         self._close_if_over(pipeline)

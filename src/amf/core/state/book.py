@@ -38,7 +38,8 @@ class Book:
 
     def advance(self, now_s: float) -> None:
         self.now_s = now_s
-        self.lanes.advance(now_s)
+        for pool in self.lanes.advance(now_s):
+            self.profiles.observe_return(pool, returned=False)
 
     # Pipelines and their calls.
 
@@ -248,6 +249,8 @@ class Book:
         lane = self.lanes.get(call.run_id, call.pool)
         if lane is None:
             return
+        if lane.counted_resident and lane.idle and not lane.waiting and not state.attempt:
+            self.profiles.observe_return(call.pool, returned=True)
         state.known_tokens = max(state.known_tokens, shared_tokens(lane.prefix, call.prefix))
         hit_tokens = pool.warmth.hits(call.prefix, self.now_s).get(lane.worker, COLD).tokens
         self.lanes.arrived(call.run_id, call.pool, call.prompt_tokens - hit_tokens <= self.config.cold_tokens)

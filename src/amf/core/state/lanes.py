@@ -63,14 +63,18 @@ class Lanes:
     def home(self, worker: str) -> Home:
         return self.homes.get(worker) or self.homes.setdefault(worker, Home())
 
-    def advance(self, now_s: float) -> None:
-        """Let protections and residences end that are due by now."""
+    def advance(self, now_s: float) -> list[str]:
+        """Let protections and residences end that are due by now. Returns a pool's name for each lane given up."""
         self._now_s = now_s
+        given_up: list[str] = []
         while self._endings and self._endings[0][0] <= now_s:
             _, run_id, pool = heappop(self._endings)
             lane = self._take(run_id, pool)
             if lane is not None:
+                if lane.counted_resident and lane.idle and not lane.waiting and lane.resident_until_s <= now_s:
+                    given_up.append(pool)
                 self._put(lane)
+        return given_up
 
     def next_ending_s(self) -> float:
         return self._endings[0][0] if self._endings else inf

@@ -7,6 +7,9 @@ updated position.
 from amf.core.config import FabricConfig
 from amf.core.types import Call
 
+_MEMORY_RETURNS = 4_000  # beyond it, older outcomes count half
+_PRIOR_RETURNS = 8  # returns that count as seen before any was
+
 
 class Mean:
     """A mean that follows slow change: exact up to 1 / `floor` observations, exponentially weighted after."""
@@ -24,12 +27,14 @@ class Mean:
 
 
 class Profile:
-    __slots__ = ("gap_s", "output_tokens", "service_s")
+    __slots__ = ("gap_s", "outcomes", "output_tokens", "returns", "service_s")
 
     def __init__(self, config: FabricConfig) -> None:
         self.output_tokens = Mean(config.default_output_tokens)
         self.service_s = Mean(0.0)
         self.gap_s = Mean(config.default_gap_s)
+        self.outcomes = 0  # idle pipelines that came back, or were given up
+        self.returns = 0  # of these, the ones that came back
 
 
 class Profiles:
@@ -43,6 +48,14 @@ class Profiles:
         for profile in self._owners(call):
             profile.output_tokens.observe(output_tokens)
             profile.service_s.observe(service_s)
+
+    def observe_return(self, pool: str, returned: bool) -> None:
+        """An idle pipeline came back to this pool, or has been given up."""
+        profile = self._pools.setdefault(pool, Profile(self._config))
+        profile.outcomes += 1
+        profile.returns += returned
+        if profile.outcomes > _MEMORY_RETURNS:
+            profile.outcomes, profile.returns = profile.outcomes // 2, profile.returns // 2
 
     def observe_gap(self, call: Call, gap_s: float) -> None:
         for profile in self._owners(call):
@@ -66,11 +79,17 @@ class Profiles:
         """Mean tool or think time before the next hop of a pipeline in this pool."""
         return self._best(call.graph, call.hop, call.pool).gap_s.value
 
+    def return_odds(self, pool: str) -> float:
+        """Odds that an idle pipeline calls here again: 1 until enough of them have come back or been given up."""
+        profile = self._pools.get(pool, self._default)
+        return (profile.returns + _PRIOR_RETURNS) / (profile.outcomes + _PRIOR_RETURNS)
+
     def duty(self, pool: str) -> tuple[float, float]:
-        """(share of its life that a pipeline spends in service here, mean seconds of a call)."""
+        """(share of its life that a pipeline will spend in service here, if it comes back at all; mean seconds of a call)."""
         profile = self._pools.get(pool, self._default)
         service_s = profile.service_s.value
-        return service_s / (service_s + profile.gap_s.value) if service_s else 0.0, service_s
+        share = service_s / (service_s + profile.gap_s.value) if service_s else 0.0
+        return share * self.return_odds(pool), service_s
 
     def evidence(self, graph: str, hop: str, pool: str) -> int:
         return self._best(graph, hop, pool).service_s.count
