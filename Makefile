@@ -34,6 +34,7 @@ lint: install-dev
 bench: install-dev ## decision time and gateway overhead, as ratios; writes out/bench/*.json
 	$(BIN)/python bench/decisions.py --json out/bench/decisions.json
 	$(BIN)/python bench/overhead.py --json out/bench/overhead.json
+	$(BIN)/python bench/simulation.py --json out/bench/simulation.json
 
 lock: install-dev ## pin every dependency anew
 	$(BIN)/pip install --quiet pip-tools

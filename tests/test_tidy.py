@@ -29,8 +29,9 @@ MAY_IMPORT = {
     "emulator": {"emulator", "sim", "core"},
     "bench": {"bench", "sim", "core"},
     "demo": {"demo", "bench", "sim", "core"},
+    "simulate": {"simulate", "bench", "sim", "core"},
     "config": {"core", "engines"},
-    "commands": {"bench", "config", "core", "demo", "emulator", "gateway", "sim"},
+    "commands": {"bench", "config", "core", "demo", "emulator", "gateway", "sim", "simulate"},
     "cli": {"commands"},
 }
 # Inside core: fabric -> policy -> state -> graph, cost -> types. Lower number = deeper; nobody imports upwards.

@@ -10,6 +10,7 @@ from amf.commands.demo import demo
 from amf.commands.emulate import emulate
 from amf.commands.replay import replay
 from amf.commands.serve import serve
+from amf.commands.simulate import simulate
 
 app = typer.Typer(
     name="amf",
@@ -35,7 +36,7 @@ def _main(
     pass
 
 
-for command in (serve, emulate, bench, demo, replay):
+for command in (serve, emulate, bench, simulate, demo, replay):
     app.command()(command)
 
 

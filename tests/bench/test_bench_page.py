@@ -86,7 +86,7 @@ def test_the_page_fetches_nothing_and_escapes_everything() -> None:
         assert raw not in html
     drawings = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
     assert all(ElementTree.fromstring(drawing).tag.endswith("svg") for drawing in drawings)
-    assert len(drawings) == 4 + 4  # four charts, two slowest pipelines of each policy
+    assert len(drawings) == 5 + 4  # five charts, two slowest pipelines of each policy
     assert "&lt;other&gt;" in html and "15.0" in html
 
 

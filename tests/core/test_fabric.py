@@ -77,10 +77,18 @@ def test_one_cold_prefill_per_worker_and_the_rest_is_held():
     assert dispatch_in(room.first_token("c1")).call_id == "c2"
 
 
-def test_a_cold_call_is_held_back_from_memory_inside_its_break_even_time():
-    room = Room(workers=("w1",), hold_fraction=1.0, idle_hold_share=1.0)
-    for number in range(4):  # 4 x 110 K contexts fill 500 K, each takes about 30 s
+def full_room(**config: object) -> Room:
+    """One worker of 500 K tokens that holds 4 x 110 K of context, the last of them in use."""
+    room = Room(workers=("w1",), **{"hold_fraction": 1.0, **config})
+    for number in range(4):  # about 30 s each
         room.serve(f"s{number}", f"s{number}", prefix((f"s{number}", 110_000)))
+    room.arrive("busy", "s3", prefix(("s3", 110_000), ("more", 600)))
+    room.first_token("busy")
+    return room
+
+
+def test_a_cold_call_is_held_back_from_memory_inside_its_break_even_time():
+    room = full_room()
     held = room.arrive("cold", "new", prefix(("new", 100_000)))
     assert kinds(held) == ["Admit", "Hold"]
     assert "protected" in held[1].because.reason
@@ -98,14 +106,10 @@ def test_a_cold_call_is_held_back_from_memory_inside_its_break_even_time():
     assert placed[0].call_id == "cold" and room.now_s > begun_s + 20.0
 
 
-def test_a_worker_that_runs_nothing_protects_for_a_shorter_time():
-    held = {}
-    for share in (1.0, 0.1):
-        room = Room(workers=("w1",), hold_fraction=1.0, idle_hold_share=share)
-        for number in range(4):
-            room.serve(f"s{number}", f"s{number}", prefix((f"s{number}", 110_000)))
-        held[share] = "Hold" in kinds(room.arrive("cold", "new", prefix(("new", 100_000))))
-    assert held == {1.0: True, 0.1: False}
+def test_a_worker_that_runs_nothing_protects_nothing():
+    room = full_room()
+    assert "Hold" in kinds(room.arrive("cold", "new", prefix(("new", 100_000))))
+    assert dispatch_in(room.finish("busy", prompt=110_600, cached=110_000)).call_id == "cold"
 
 
 def test_waits_even_out_between_pipelines():
@@ -127,9 +131,7 @@ def test_waits_even_out_between_pipelines():
 
 
 def test_a_lapsed_cold_call_no_longer_yields_to_idle_contexts():
-    room = Room(workers=("w1",), hold_fraction=1e6, idle_hold_share=1.0, lapse_s=60.0)
-    for number in range(4):
-        room.serve(f"s{number}", f"s{number}", prefix((f"s{number}", 110_000)))
+    room = full_room(lapse_s=60.0, hold_fraction=1e6)
     room.arrive("cold", "new", prefix(("new", 100_000)))
     assert kinds(room.wake(room.now_s + 59.0)) == []
     assert dispatch_in(room.wake(room.now_s + 2.0)).call_id == "cold"

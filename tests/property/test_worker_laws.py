@@ -6,7 +6,7 @@ times, at chosen extra times, or at every event; whatever it does, the events mu
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import pytest
@@ -27,7 +27,7 @@ from amf.sim.messages import (
     Started,
 )
 from amf.sim.worker import QueueFull, RequestTooLarge, SimWorker
-from amf.sim.worker_state import Iteration
+from amf.sim.worker_state import Iteration, WorkerStats
 
 # Small numbers with irregular ratios. The second turns compute-bound as KV grows, the third has a knee at its window.
 MEMORY_BOUND = WorkerProfile(
@@ -117,11 +117,19 @@ class Played:
     submitted: dict[str, tuple[float, SimRequest]]
     aborted: dict[str, float]
     answers: list[object]
+    gauges: list[tuple[float, WorkerStats]] = field(default_factory=list)
 
 
-def play(case: Case, *, looks_s: Sequence[float] = (), at_every_event: bool = False, stepping: bool = False) -> Played:
-    """Run the script, then until idle. Checks the books, and the stream against the cache, at every look."""
-    worker = SimWorker(case.config, stepping=stepping)
+def play(
+    case: Case,
+    *,
+    looks_s: Sequence[float] = (),
+    at_every_event: bool = False,
+    stepping: bool = False,
+    outcomes_only: bool = False,
+) -> Played:
+    """Run the script, then until idle. Checks the books at every look and keeps the gauges seen at the given looks."""
+    worker = SimWorker(case.config, stepping=stepping, outcomes_only=outcomes_only)
     played = Played([], worker, {}, {}, [])
     pending = sorted(looks_s)
     now_s = 0.0
@@ -129,6 +137,8 @@ def play(case: Case, *, looks_s: Sequence[float] = (), at_every_event: bool = Fa
     def look(at_s: float) -> None:
         played.events += worker.advance(at_s)
         worker.check_invariants()
+        if at_s in looks_s:
+            played.gauges.append((at_s, worker.stats))
 
     def wait(until_s: float) -> None:
         while pending and pending[0] <= until_s:
@@ -227,6 +237,22 @@ def test_skipping_equals_stepping(case: Case) -> None:
         assert one.at_s == pytest.approx(other.at_s, rel=1e-9, abs=1e-12)
     assert skipped.answers == stepped.answers
     assert skipped.worker.stats == stepped.worker.stats
+
+
+@settings(deadline=None, max_examples=300)
+@given(cases(), st.lists(st.floats(0.0, 6.0), max_size=30))
+def test_a_worker_that_keeps_its_blocks_to_itself_does_the_same(case: Case, looks_s: list[float]) -> None:
+    told, stepped = play(case, looks_s=looks_s), play(case, looks_s=looks_s, stepping=True)
+    silent = play(case, looks_s=looks_s, outcomes_only=True)
+    others = [event for event in stepped.events if not isinstance(event, BlocksStored | BlocksEvicted)]
+    assert [replace(event, at_s=0.0) for event in silent.events] == [replace(event, at_s=0.0) for event in others]
+    for one, other in zip(silent.events, others, strict=True):
+        assert one.at_s == pytest.approx(other.at_s, rel=1e-9, abs=1e-12)
+    assert silent.answers == told.answers == stepped.answers
+    assert silent.gauges == told.gauges == stepped.gauges
+    assert silent.worker.stats == stepped.worker.stats
+    assert play(case, outcomes_only=True).events == silent.events
+    assert play(case, outcomes_only=True, at_every_event=True).events == silent.events
 
 
 def replay(resident: Counter[int], event: SimEvent) -> None:

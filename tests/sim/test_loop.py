@@ -13,6 +13,7 @@ from amf.core.types import Worker
 from amf.sim.loop import Faults, Outage, Simulation
 from amf.sim.plan import Workload
 from amf.sim.scenario import pool_worker, scenario_from_dict
+from amf.sim.worker import SimWorker
 from amf.sim.workload import build, fleet_of
 
 GRAPH = {"kind": "graph", "graph": "coding-7hop", "pipelines": 8, "concurrency": 4, "scale_tokens": 0.1}
@@ -67,6 +68,26 @@ def test_one_seed_gives_one_run(policy: str):
     runs = [play(policy, SESSIONS, SESSIONS_FLEET, seed=3, has_kv_events=True) for _ in range(2)]
     assert runs[0][1].calls == runs[1][1].calls
     assert runs[0][2].journal == runs[1][2].journal
+
+
+@pytest.mark.parametrize("faults", [None, Faults(evict_tokens_per_s=500.0, slow={"llama-3.1-8b-2": 3.0})])
+@pytest.mark.parametrize("policy", ["session-affinity", "fabric"])
+def test_workers_that_compute_every_iteration_give_the_same_run(policy: str, faults: Faults | None):
+    runs = []
+    for stepping in (True, False):
+        workers, plans = prepare(SESSIONS, SESSIONS_FLEET, 4)
+        simulation = Simulation(Fabric(FabricConfig(), policies_named(policy)), workers, plans, faults)
+        if stepping:
+            for name, worker in simulation.workers.items():
+                simulation.workers[name] = SimWorker(worker.config, stepping=True)
+        runs.append(sorted(simulation.run().calls, key=lambda call: (call.pipeline, call.index)))
+    exact, fast = runs
+    times = [[(call.start_s, call.end_s, call.ttft_s) for call in run] for run in runs]
+    assert len(fast) > 100
+    for one, other in zip(*times, strict=True):
+        assert other == pytest.approx(one, rel=1e-9)
+    timeless = {"start_s": 0.0, "end_s": 0.0, "ttft_s": 0.0}
+    assert [replace(call, **timeless) for call in fast] == [replace(call, **timeless) for call in exact]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -15,7 +15,8 @@ SCHEMA = {
     "jct_s": SPREAD, "ttft_s": SPREAD, "slo_attainment": None, "goodput_per_s": None, "prompt_tokens": None,
     "cached_tokens": None, "recomputed_tokens": None, "hit_ratio": None, "ideal_hit_ratio": None,
     "wasted_speculative_tokens": None, "gpu_s": None, "cost_usd": None,
-    "bytes": {"weights", "kv", "reprefill", "serialisation", "churn"}, "stretch": SPREAD, "bound": {"jct_s"},
+    "bytes": {"weights", "kv", "reprefill", "serialisation", "churn"}, "stretch": SPREAD,
+    "bound": {"jct_s", "critical_path_s", "srpt_mean_s", "edf_p99_s", "belady_hit_ratio"},
     "decision_us": {"p50", "p99"},
 }  # fmt: skip
 

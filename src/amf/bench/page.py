@@ -17,7 +17,7 @@ from amf.bench.page_template import TEMPLATE
 from amf.bench.waterfall import LEGEND, waterfall_svg
 from amf.sim.report import Report
 
-_SLOWEST = 2
+SLOWEST = 2
 _QUANTILES = ("p50", "p95", "p99")
 
 
@@ -73,6 +73,7 @@ def _section(workload: str, measured: Sequence[Measured]) -> dict[str, Any]:
                     _QUANTILES,
                     {str(r["policy"]): _quantiles(r["ttft_s"]) for r in rows},
                 ),
+                bars("Deadlines met", policies, {"share": [r["slo_attainment"] for r in rows]}),
                 bars("Prefix hit ratio", ("measured", "ideal"), {str(r["policy"]): _hits(r) for r in rows}),
                 bars("Prompt tokens recomputed", policies, {"recomputed": [r["recomputed_tokens"] for r in rows]}),
             )
@@ -88,7 +89,7 @@ def _slowest(measured: Measured) -> list[dict[str, Any]]:
             "title": f"{measured.row['policy']}: {run.plan.pipeline_id}, {_seconds(run) * measured.time_scale:.1f} s",
             "svg": Markup(waterfall_svg(run, measured.time_scale)),
         }
-        for run in sorted(done, key=_seconds, reverse=True)[:_SLOWEST]
+        for run in sorted(done, key=_seconds, reverse=True)[:SLOWEST]
     ]
 
 

@@ -27,7 +27,6 @@ class FabricConfig:
     # Routing and hold-back (docs/decisions/003-hold-back.md has the evidence for each).
     cold_tokens: int = 32_000  # a call with more than this to prefill is cold
     hold_fraction: float = 0.5  # share of the break-even time for which an idle context is protected
-    idle_hold_share: float = 0.5  # share of that time for which it is protected on a worker that runs nothing
     max_cold_prefills: int = 1  # per worker
     lapse_s: float = 1_200.0  # a call that waited this long no longer yields to idle contexts
     start_soon_s: float = 1.0  # bind to a worker only if its prefill backlog is at most this
@@ -39,10 +38,24 @@ class FabricConfig:
     default_output_tokens: int = 256
     default_gap_s: float = 10.0  # tool or think time between two hops of a pipeline
 
-    # Baselines' published defaults.
+    # The opponents' published defaults.
     affinity_load_factor: float = 1.25  # session-affinity: bounded load
     prefix_match_ratio: float = 0.3  # prefix-affinity: share of the prompt that must match
     prefix_balance_calls: int = 64  # prefix-affinity: absolute imbalance that overrides warmth
     prefix_balance_ratio: float = 1.5  # prefix-affinity: relative imbalance that overrides warmth
     kv_overlap_weight: float = 1.0  # kv-cost: weight of uncached blocks
     kv_reuse_threshold_calls: int = 8  # essay: queue depth up to which a warm worker is preferred
+    dynamo_lower_tier_weight: float = 0.75  # kv-cost, dynamo-agentic: of what is warm outside HBM
+    agentic_overlap_credit: float = 2.0  # dynamo-agentic: of what is warm in HBM
+    agentic_prefill_scale: float = 4.0  # dynamo-agentic: of blocks to prefill
+    agentic_active_call_blocks: float = 64.0  # dynamo-agentic: what a call in flight counts
+    llm_d_queue_weight: float = 2.0  # llm-d: of the queue score
+    llm_d_kv_weight: float = 2.0  # llm-d: of the KV memory score
+    llm_d_prefix_weight: float = 3.0  # llm-d: of the prefix score
+    thunderagent_buffer_tokens: int = 100  # thunderagent: counted for each program besides its context
+    thunderagent_tick_s: float = 5.0  # thunderagent: programs are paused at multiples of this
+    thunderagent_resume_s: float = 1_800.0  # thunderagent: a paused program resumes by force after this
+    autellix_short_tokens: int = 2_048  # plas, atlas: up to this a call may leave its program's worker
+    autellix_starvation_ratio: float = (
+        10.0  # plas, atlas: wait to service from which a program goes first (not published)
+    )

@@ -24,6 +24,8 @@ def pump(book: Book, policies: Policies, pool: Pool) -> list[Decision]:
     decisions: list[Decision] = []
     for due_s, state in _ranked(book, policies, pool, view):
         placement = policies.route(state, view)
+        for run_id in placement.pauses:
+            book.lanes.pause(run_id, pool.name)
         if placement.worker is not None:
             decisions.append(_dispatch(book, state, placement, due_s))
             view.dispatched = pool.dispatched

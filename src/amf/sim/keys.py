@@ -28,17 +28,18 @@ class PromptKeys:
     def chain(self, call: CallPlan, prefix: Prefix) -> tuple[int, ...]:
         """The prompt's keys, then keys that nobody shares for the blocks the output will fill."""
         blocks = (prefix.total_tokens + call.output_tokens) // call.prompt.block_tokens
-        keys, parent = list(prefix.keys), _seed(f"{self._pipeline.pipeline_id}/{call.index}/output")
-        for index in range(len(keys), blocks):
+        keys, parent = [], _seed(f"{self._pipeline.pipeline_id}/{call.index}/output")
+        for index in range(len(prefix.keys), blocks):
             parent = hash((parent, index))
             keys.append(parent)
-        return tuple(keys)
+        return (*prefix.keys, *keys)
 
     def _keys(self, lane: tuple[str, str], prompt: PromptPlan) -> tuple[int, ...]:
         runs = owned_runs(prompt)
         before, known = self._lanes.get(lane, ([], ()))
-        keys = list(known[: _agreeing_blocks(before, runs)])
-        skip, parent = len(keys), keys[-1] if keys else 0
+        known = known[: _agreeing_blocks(before, runs)]
+        skip, parent = len(known), known[-1] if known else 0
+        keys: list[int] = []
         for namespace, first, count in runs:
             if skip >= count:
                 skip -= count
@@ -48,8 +49,9 @@ class PromptKeys:
                 parent = hash((parent, seed, block_id))
                 keys.append(parent)
             skip = 0
-        self._lanes[lane] = (runs, tuple(keys))
-        return self._lanes[lane][1]
+        known = (*known, *keys)
+        self._lanes[lane] = (runs, known)
+        return known
 
 
 def _agreeing_blocks(one: list[tuple[str, int, int]], other: list[tuple[str, int, int]]) -> int:

@@ -87,12 +87,13 @@ class Simulation:
         self.workload = workload
         self.faults = faults or Faults()
         self.now_s = 0.0
-        self.workers = {worker.name: SimWorker(_config(worker, workload)) for worker in workers}
+        self.workers = {worker.name: _engine(worker, workload) for worker in workers}
         self.records: list[CallRecord] = []
         self._specs = {worker.name: worker for worker in workers}
         self._random = Random(f"faults/{workload.seed}")
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
+        self._number = -1  # of the action under way
         self._due: dict[str, int] = {}  # worker -> number of its current heap entry
         self._calls: dict[str, _Running] = {}
         self._waiting = list(reversed(workload.pipelines))
@@ -112,7 +113,7 @@ class Simulation:
             self._at(1.0, self._evict)
         self._start_pipelines()
         while self._heap and (self._open or self._waiting):
-            self.now_s, _, action = heappop(self._heap)
+            self.now_s, self._number, action = heappop(self._heap)
             action()
         return RunRecords(pipelines=[live.record() for live in self._pipelines], calls=self.records)
 
@@ -207,7 +208,7 @@ class Simulation:
 
     def _advance(self, name: str) -> None:
         worker = self.workers.get(name)
-        if worker is None:
+        if worker is None or self._due.get(name) != self._number:  # dead, or looked at again in the meantime
             return
         for event in worker.advance(self.now_s):
             self._observe(name, event)
@@ -284,21 +285,24 @@ class Simulation:
         self._at(self.now_s + max(outage.down_s, outage.detect_s), lambda: self._return(name))
 
     def _return(self, name: str) -> None:
-        self.workers[name] = SimWorker(_config(self._specs[name], self.workload))
+        self.workers[name] = _engine(self._specs[name], self.workload)
         self._tell(WorkerJoined(at_s=self.now_s, worker=self._specs[name]))
 
     def _evict(self) -> None:
         for name in sorted(self.workers):
             self.workers[name].evict(int(self.faults.evict_tokens_per_s), self.now_s)
+            self._watch(name)
         self._at(self.now_s + 1.0, self._evict)
 
 
-def _config(worker: Worker, workload: Workload) -> SimWorkerConfig:
-    """The engine behind a worker. Its blocks are the plan's, so that what a plan shares the engine can share."""
+def _engine(worker: Worker, workload: Workload) -> SimWorker:
+    """The engine behind a worker. Its blocks are the plan's, so that what a plan shares the engine can share; it reports
+    them only where the fabric would hear of it."""
     sizes = sorted({call.prompt.block_tokens for pipeline in workload.pipelines for call in pipeline.calls})
     if len(sizes) > 1:
         raise ValueError(f"a workload mixes block sizes {sizes}; an engine has one")
     block_tokens = sizes[0] if sizes else worker.block_tokens
-    return SimWorkerConfig(
+    config = SimWorkerConfig(
         profile=worker.profile, kv_tokens=worker.kv_tokens, block_tokens=block_tokens, max_running=worker.max_running
     )
+    return SimWorker(config, outcomes_only=not worker.has_kv_events)

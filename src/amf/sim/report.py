@@ -4,7 +4,8 @@ Seconds are the workload's own (a driver that runs faster than life multiplies b
 know is null, never guessed; a sum over nothing is 0.
 
 - `jct_s`, `stretch`: of completed pipelines, from their start (arrival in an open loop) to the end of their last call.
-  Stretch is that over `standalone_s`. Refused and failed pipelines are not in it: read it beside `slo_attainment`.
+  Stretch is that over the pipeline's critical-path bound where bounds are given, else over `standalone_s`. Refused and
+  failed pipelines are not in it: read it beside `slo_attainment`.
 - `slo_attainment`: share of offered pipelines that met their deadline; refused and failed ones missed it, and pipelines
   cut off before their deadline had passed do not count. `goodput_per_s`: those that met it, per second of the run.
 - `ttft_s`: of calls that were answered, from when they were due to the first token.
@@ -15,7 +16,9 @@ know is null, never guessed; a sum over nothing is 0.
 - `gpu_s`, `cost_usd`: the whole fleet for the length of the run, idle or not, as it is paid for.
 - `bytes`: `kv` written by prefill and decode; `reprefill` the part of it recomputed; `serialisation` four bytes for every
   prompt and output token that crosses the wire; `churn` KV of wasted speculation; `weights` read, if counted.
-- `bound`: what no policy can beat on the same pipelines: their standalone times.
+- `bound`: what no policy can beat (docs/bounds.md). `jct_s` and `critical_path_s`: completed pipelines alone, with what
+  their own calls leave in cache, and with what any pipeline leaves there. `srpt_mean_s` and `edf_p99_s`: what the load of
+  all pipelines enforces, null unless all completed. `belady_hit_ratio`: the best cache for this run's order of calls.
 """
 
 import json
@@ -26,6 +29,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from amf.sim.optimum import Bounds
 from amf.sim.plan import PipelinePlan
 
 TOKEN_ID_BYTES = 4
@@ -79,7 +83,8 @@ class RunRecords:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportContext:
     """What the records do not say. `duration_s`: length of the run. `gpus` and `dollars_per_hour`: of the whole fleet.
-    `ideal_cached`: tokens by (pipeline, call index). `kv_bytes_per_token` by pool. None: not measured in this run."""
+    `ideal_cached`: tokens by (pipeline, call index). `kv_bytes_per_token` by pool. `bounds`: of the whole workload, with
+    the hit ratio of this run's `served_order`. None: not measured in this run."""
 
     policy: str
     workload: str
@@ -94,6 +99,7 @@ class ReportContext:
     weights_bytes: float | None = None
     decision_us_p50: float | None = None
     decision_us_p99: float | None = None
+    bounds: Bounds | None = None
 
 
 def judged(plan: PipelinePlan, start_s: float, end_s: float, status: PipelineStatus) -> PipelineRecord:
@@ -117,7 +123,6 @@ def judged(plan: PipelinePlan, start_s: float, end_s: float, status: PipelineSta
 def summarise(records: RunRecords, context: ReportContext) -> Report:
     """The report of one run (fields at the top of this file)."""
     done = [each for each in records.pipelines if each.status == "completed"]
-    alone = [each.standalone_s for each in done if each.standalone_s]
     verdicts = [each.met for each in records.pipelines if each.met is not None]
     answered = [call for call in records.calls if call.status == "ok"]
     hours = context.duration_s / 3600
@@ -138,10 +143,21 @@ def summarise(records: RunRecords, context: ReportContext) -> Report:
         "gpu_s": context.gpus * context.duration_s,
         "cost_usd": context.dollars_per_hour * hours,
         "bytes": _bytes(answered, context),
-        "stretch": spread([(each.end_s - each.start_s) / each.standalone_s for each in done if each.standalone_s]),
-        "bound": {"jct_s": spread(alone)},
+        "stretch": _stretch(done, context.bounds),
+        "bound": _bound(records, done, context.bounds),
         "decision_us": {"p50": context.decision_us_p50, "p99": context.decision_us_p99},
     }
+
+
+def served_order(records: RunRecords) -> list[tuple[str, int]]:
+    """Answered calls (pipeline, index) by the time of their first token (their end, if it was not seen): the order in
+    which an engine that does one prefill after the other took them up."""
+
+    def taken_up(call: CallRecord) -> tuple[float, str, int]:
+        at_s = call.end_s if call.ttft_s is None else call.start_s + call.ttft_s
+        return at_s, call.pipeline, call.index
+
+    return [(call.pipeline, call.index) for call in sorted(records.calls, key=taken_up) if call.status == "ok"]
 
 
 def spread(values: Sequence[float]) -> dict[str, float | None]:
@@ -175,6 +191,25 @@ def compare(baseline: Report, ours: Report) -> dict[str, float | None]:
 def write_json(path: str | Path, reports: Sequence[Report]) -> None:
     """Write the list of reports. Raises OSError if the file cannot be written."""
     Path(path).write_text(json.dumps(list(reports), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _stretch(done: Sequence[PipelineRecord], bounds: Bounds | None) -> dict[str, float | None]:
+    least_s = bounds.critical_path_s if bounds else {}
+    pairs = [(each, least_s.get(each.pipeline, each.standalone_s)) for each in done]
+    return spread([(each.end_s - each.start_s) / alone_s for each, alone_s in pairs if alone_s])
+
+
+def _bound(records: RunRecords, done: Sequence[PipelineRecord], bounds: Bounds | None) -> Report:
+    """Bounds on the load are about all pipelines: a run that leaves some undone, or is cut off, may be below them."""
+    least_s = bounds.critical_path_s if bounds else {}
+    whole = bounds if len(done) == len(records.pipelines) == len(least_s) else None
+    return {
+        "jct_s": spread([each.standalone_s for each in done if each.standalone_s]),
+        "critical_path_s": spread([least_s[each.pipeline] for each in done if each.pipeline in least_s]),
+        "srpt_mean_s": whole.srpt_mean_s if whole else None,
+        "edf_p99_s": whole.edf_p99_s if whole else None,
+        "belady_hit_ratio": bounds.belady_hit_ratio if bounds else None,
+    }
 
 
 def _tokens(answered: Sequence[CallRecord], context: ReportContext) -> Report:

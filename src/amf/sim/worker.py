@@ -3,8 +3,8 @@ that the control plane can only believe.
 
 The scheduler (worker_schedule.py) says what an iteration does and `amf.core.cost.iteration_s` how long it takes. This
 file owns time. An iteration that starts at s is formed only when time has passed s, so that everything submitted at s
-is in it in whatever order the shell asks; its results come out at its end. Where only token counts would change, a
-`QuietRun` stands for many iterations. Both are planned from what is known at their start and never from how far
+is in it in whatever order the shell asks; its results come out at its end. Where nothing that the shell waits for would
+happen, a `QuietRun` stands for many iterations. Both are planned from what is known at their start and never from how far
 `advance` was asked to go, so that small steps and one large step give the same events; what the outside does takes
 effect at the next boundary between iterations.
 """
@@ -37,18 +37,22 @@ class SimWorker:
 
     A sequence that would outgrow the worker's whole KV memory ends there, as at an engine's maximum model length. At
     most `token_budget` sequences run at once. `stepping` computes every iteration on its own: same events, only
-    slower.
+    slower. `outcomes_only`: for a shell that waits for first tokens and ends alone. There is no BlocksStored and no
+    BlocksEvicted, and `next_event_s` looks out for nothing else, so that runs can pass over the boundaries of blocks
+    and of prefill chunks: all else is the same, much faster.
     """
 
-    def __init__(self, config: SimWorkerConfig, *, stepping: bool = False) -> None:
+    def __init__(self, config: SimWorkerConfig, *, stepping: bool = False, outcomes_only: bool = False) -> None:
         _check_config(config)
         self.config = config
         self._stepping = stepping
+        self._outcomes_only = outcomes_only
         self._counters = WorkerStats()
         self._scheduler = Scheduler(config, self._counters)
         self._live: dict[str, Live] = {}
         self._aborting: list[Live] = []
         self._flight: Iteration | QuietRun | None = None
+        self._plan: QuietRun | None = None  # what would be in flight next, if time passes and nothing comes
         self._now_s = -math.inf
         self._free_at_s = -math.inf  # when nothing is in flight: the boundary at which the next iteration starts
         self._speed = 1.0
@@ -71,14 +75,17 @@ class SimWorker:
     def stats(self) -> WorkerStats:
         """A copy of the counters and gauges at the last time given."""
         scheduler, pool = self._scheduler, self._scheduler.pool
-        ahead = self._flight.done(self._now_s) if isinstance(self._flight, QuietRun) else 0
+        run = self._flight if isinstance(self._flight, QuietRun) else None
+        done, begun = (run.done(self._now_s) - run.booked, run.begun(self._now_s) - run.booked) if run else (0, 0)
+        taken = scheduler.blocks_ahead(begun)
         return replace(
             self._counters,
-            output_tokens=self._counters.output_tokens + ahead * scheduler.lockstep.batch,
+            output_tokens=self._counters.output_tokens + done * scheduler.lockstep.batch,
+            computed_tokens=self._counters.computed_tokens + scheduler.tokens_ahead(begun),
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
-            kv_used_ratio=pool.used / pool.total,
-            cached_free_blocks=pool.cached_free,
+            kv_used_ratio=(pool.used + taken) / pool.total,
+            cached_free_blocks=min(pool.cached_free, pool.free - taken),
         )
 
     def submit(self, request: SimRequest, now_s: float) -> None:
@@ -131,10 +138,12 @@ class SimWorker:
         if scheduler.idle:
             return None
         run = self._flight or self._plan_run()
-        boundary_s, ahead = (run.end_s, run.count) if run else (self._free_at_s, 0)
-        if scheduler.may_admit(not self._stepping) or scheduler.may_preempt() or self._aborting:
-            return math.nextafter(boundary_s, math.inf)
-        return boundary_s + self._seconds(*scheduler.outline(ahead))
+        boundary_s, ahead = (run.end_s, run.count - run.booked) if run else (self._free_at_s, 0)
+        soon_s = math.nextafter(boundary_s, math.inf)
+        starts = not self._outcomes_only and scheduler.may_admit(not self._stepping)
+        if starts or scheduler.may_preempt(ahead) or self._aborting:
+            return soon_s
+        return max(soon_s, boundary_s + self._seconds(*scheduler.outline(ahead)))
 
     def advance(self, now_s: float) -> list[SimEvent]:
         """Everything that has happened since the last call, up to and including `now_s`, in order of time."""
@@ -152,7 +161,7 @@ class SimWorker:
         live = self._live[request_id]
         if live.phase < 0:
             return live.produced
-        ahead = self._flight.done(now_s) if isinstance(self._flight, QuietRun) else 0
+        ahead = self._flight.done(now_s) - self._flight.booked if isinstance(self._flight, QuietRun) else 0
         return live.offset + self._scheduler.lockstep.tick + ahead
 
     def clear_cache(self, now_s: float) -> bool:
@@ -167,6 +176,9 @@ class SimWorker:
         """A fault: lose cached but free blocks worth `tokens` (rounded up to blocks), least recently used first,
         without telling anyone. Returns the tokens lost."""
         self._reach(now_s)
+        self._interrupt()
+        if isinstance(self._flight, QuietRun):  # what has begun takes its blocks before the fault
+            self._book(self._flight)
         size = self.config.block_tokens
         return self._scheduler.pool.lose(-(-max(0, tokens) // size)) * size
 
@@ -198,10 +210,12 @@ class SimWorker:
             self._land()
 
     def _plan_run(self) -> QuietRun | None:
-        ticks = 0 if self._stepping else self._scheduler.quiet_ticks(remember=True)
-        if ticks < 1:
-            return None
-        return QuietRun(self._free_at_s, ticks, lambda ahead: self._seconds(*self._scheduler.outline(ahead)))
+        if self._plan is None and not self._stepping:
+            scheduler = self._scheduler
+            ticks = scheduler.silent_ticks() if self._outcomes_only else scheduler.quiet_ticks()
+            if ticks > 0:
+                self._plan = QuietRun(self._free_at_s, ticks, lambda ahead: self._seconds(*scheduler.outline(ahead)))
+        return self._plan
 
     def _form(self) -> Iteration:
         start_s = self._free_at_s
@@ -217,6 +231,7 @@ class SimWorker:
 
     def _interrupt(self) -> None:
         """Something came from outside: decide anew at the next boundary."""
+        self._plan = None
         if isinstance(self._flight, QuietRun):
             self._flight.cut(self._now_s)
             if self._flight.end_s <= self._now_s:
@@ -226,10 +241,9 @@ class SimWorker:
         """What is in flight has ended: its results come out and the aborted leave."""
         flight, scheduler = self._flight, self._scheduler
         assert flight is not None
-        self._flight, self._free_at_s = None, flight.end_s
+        self._flight, self._plan, self._free_at_s = None, None, flight.end_s
         if isinstance(flight, QuietRun):
-            scheduler.lockstep.step(flight.count)
-            self._counters.output_tokens += flight.count * scheduler.lockstep.batch
+            self._book(flight)
         else:
             self._report_blocks(flight)
             firsts, ended = scheduler.complete(flight)
@@ -239,14 +253,18 @@ class SimWorker:
                 scheduler.drop(live)
         self._aborting.clear()
 
+    def _book(self, run: QuietRun) -> None:
+        self._scheduler.pass_over(run.count - run.booked)
+        run.booked = run.count
+
     def _report_blocks(self, flight: Iteration) -> None:
         out, at_s = self._outbox.append, flight.end_s
-        if flight.evicted:
+        if flight.evicted and not self._outcomes_only:
             out(BlocksEvicted(at_s=at_s, keys=tuple(flight.evicted)))
         for live in flight.preempted:
             if not live.aborted:
                 out(Preempted(at_s=at_s, request_id=live.request_id))
-        for live, first, end in flight.stored:
+        for live, first, end in () if self._outcomes_only else flight.stored:
             keys = live.request.block_keys
             out(
                 BlocksStored(

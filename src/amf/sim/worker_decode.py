@@ -4,7 +4,7 @@ So nothing is kept per token. One counter, the *tick*, is how many decode iterat
 an offset and its output is offset + tick. It needs a new block every `block_tokens` ticks, always at the same phase,
 so requests are filed by phase; it fills a block at the tick before that; and it ends at a tick known when it joins
 (to us, not to the scheduler). Between these ticks the worker's state does not change, and a `QuietRun` passes over
-them at once.
+them at once; where nobody asks about blocks it goes on to the next end, and the blocks are counted afterwards.
 """
 
 import heapq
@@ -23,19 +23,20 @@ class Lockstep:
         self._block_tokens = block_tokens
         self._stores = stores
         self._phases: list[dict[int, Live]] = [{} for _ in range(block_tokens)]
+        self._members: dict[int, Live] = {}
         self._ends: list[tuple[int, int, Live]] = []
 
     def join(self, live: Live) -> None:
         live.offset = live.produced - self.tick
         live.phase = (1 - live.length + self.tick) % self._block_tokens
-        self._phases[live.phase][live.seq] = live
+        self._phases[live.phase][live.seq] = self._members[live.seq] = live
         heapq.heappush(self._ends, (live.target - live.offset, live.seq, live))
         self.batch += 1
         self.kv_tokens += live.length
 
     def leave(self, live: Live) -> None:
         live.produced = live.offset + self.tick
-        del self._phases[live.phase][live.seq]
+        del self._phases[live.phase][live.seq], self._members[live.seq]
         live.phase = -1
         self.batch -= 1
         self.kv_tokens -= live.length
@@ -57,6 +58,33 @@ class Lockstep:
         size = self._block_tokens
         quiet = next(ahead for ahead in range(size) if self._phases[(self.tick + ahead) % size])
         return max(0, min(quiet - self._stores, self._next_end() - self.tick - 1))
+
+    def ticks_to_end(self) -> int | None:
+        """Iterations from now in which no request ends; None: nobody decodes."""
+        return self._next_end() - self.tick - 1 if self.batch else None
+
+    def opens(self, ticks: int) -> int:
+        """Blocks that the next `ticks` iterations open."""
+        return sum(blocks for _, blocks in self.opening(ticks))
+
+    def opening(self, ticks: int) -> list[tuple[Live, int]]:
+        """Who opens how many blocks in the next `ticks` iterations."""
+        size, tick = self._block_tokens, self.tick
+        return [
+            (live, (ticks - 1 - ahead) // size + 1)
+            for live in self._members.values()
+            if (ahead := (live.phase - tick) % size) < ticks
+        ]
+
+    def filling(self, ticks: int) -> list[tuple[int, int, Live]]:
+        """(iteration, request's place in order of admission, request) of blocks filled in the next `ticks` iterations,
+        by request."""
+        size, tick = self._block_tokens, self.tick + 1
+        return [
+            (ahead, seq, live)
+            for seq, live in self._members.items()
+            for ahead in range((live.phase - tick) % size, ticks, size)
+        ]
 
     def step(self, ticks: int = 1) -> None:
         self.tick += ticks
@@ -89,6 +117,7 @@ class QuietRun:
     def __init__(self, start_s: float, count: int, seconds: Callable[[int], float]) -> None:
         self.start_s = start_s
         self.count = count
+        self.booked = 0  # leading iterations whose work is already in the scheduler's books
         self._pieces: list[tuple[int, int, float, float]] = []  # first, length, its seconds, growth per iteration
         self._divide(0, count - 1, seconds)
         self.end_s = start_s + self.elapsed(count)
@@ -114,13 +143,15 @@ class QuietRun:
                 high = middle - 1
         return low
 
+    def begun(self, now_s: float) -> int:
+        """Iterations that have started before `now_s`."""
+        done = self.done(now_s)
+        return min(done + 1, self.count) if self.start_s + self.elapsed(done) < now_s else done
+
     def cut(self, now_s: float) -> None:
         """End at the first boundary between iterations at or after `now_s`."""
-        done = self.done(now_s)
-        if self.start_s + self.elapsed(done) < now_s:
-            done = min(done + 1, self.count)
-        self.count = done
-        self.end_s = self.start_s + self.elapsed(done)
+        self.count = self.begun(now_s)
+        self.end_s = self.start_s + self.elapsed(self.count)
 
     def _divide(self, first: int, last: int, seconds: Callable[[int], float]) -> None:
         start, end = seconds(first), seconds(last)

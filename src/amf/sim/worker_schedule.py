@@ -11,9 +11,12 @@ As in vLLM, a block is findable from the moment its filling is scheduled, so tha
 admitted into the same iteration the second finds the first one's blocks.
 """
 
-from itertools import islice
+from bisect import bisect_right
+from operator import itemgetter
 
-from amf.sim.blocks import BlockPool
+import numpy as np
+
+from amf.sim.blocks import NO_BLOCKS, BlockPool
 from amf.sim.messages import SimWorkerConfig
 from amf.sim.worker_decode import Lockstep
 from amf.sim.worker_queue import WaitingQueue
@@ -56,15 +59,73 @@ class Scheduler:
         return iteration
 
     def outline(self, ticks_ahead: int) -> tuple[list[tuple[int, int]], int, int]:
-        """Prefill, decode batch and its KV tokens of the iteration after `ticks_ahead` quiet ones, nobody coming or
+        """Prefill, decode batch and its KV tokens of the iteration after `ticks_ahead` silent ones, nobody coming or
         going."""
         batch, live = self.lockstep.batch, self._prefilling
-        prefill = [(self._chunk(), live.computed)] if live else []
+        prefill = [(self._chunk(ticks_ahead), live.computed + self.tokens_ahead(ticks_ahead))] if live else []
         return prefill, batch, self.lockstep.kv_tokens + ticks_ahead * batch
 
-    def quiet_ticks(self, remember: bool) -> int:
+    def quiet_ticks(self) -> int:
         """How many iterations from now change nothing but the number of tokens produced."""
-        return 0 if self._prefilling or self.may_admit(remember) else self.lockstep.quiet_ticks()
+        return 0 if self._prefilling or self.may_admit(True) else self.lockstep.quiet_ticks()
+
+    def silent_ticks(self) -> int:
+        """How many iterations from now bring no first token, no end, no admission and no preemption: decodes open and
+        fill blocks, and the prefill under way gets all the tokens that decodes leave. `pass_over` does their work."""
+        if self._prefilling is None and (self.may_admit(True) or self._awaits_a_fill()):
+            return self.quiet_ticks()
+        limits = [] if (end := self.lockstep.ticks_to_end()) is None else [end]
+        if (live := self._prefilling) and (chunk := self.config.token_budget - self.lockstep.batch):
+            limits.append((live.length - live.computed - 1) // chunk)
+        ticks, free = min(limits, default=0), self.pool.free
+        if self.blocks_ahead(ticks) <= free:
+            return ticks
+        return bisect_right(range(ticks), free, key=lambda ahead: self.blocks_ahead(ahead + 1))
+
+    def blocks_ahead(self, ticks: int) -> int:
+        """Blocks that the next `ticks` iterations take, all of them silent."""
+        live = self._prefilling
+        return self.lockstep.opens(ticks) + (self._blocks_for(live, self.tokens_ahead(ticks)) if live else 0)
+
+    def tokens_ahead(self, ticks: int) -> int:
+        """Prefill tokens that the next `ticks` iterations compute, all of them silent."""
+        return ticks * (self.config.token_budget - self.lockstep.batch) if self._prefilling else 0
+
+    def pass_over(self, ticks: int) -> None:
+        """Do at once what the next `ticks` iterations would, all of them silent."""
+        fills = [
+            (ahead, seq, live, live.request.prompt_tokens + live.offset + self.lockstep.tick + ahead)
+            for ahead, seq, live in self.lockstep.filling(ticks)
+        ]
+        for live, blocks in self.lockstep.opening(ticks):
+            self._take_blocks(live, blocks)
+        if (prefilling := self._prefilling) is not None:
+            chunk, computed = self.tokens_ahead(1), prefilling.computed
+            self._take_blocks(prefilling, self._blocks_for(prefilling, ticks * chunk))
+            fills += [(ahead, -1, prefilling, computed + (ahead + 1) * chunk) for ahead in range(ticks)]
+            prefilling.computed += ticks * chunk
+            self.stats.computed_tokens += ticks * chunk
+        self._make_all_findable(fills)
+        if self.lockstep.batch:
+            self.lockstep.step(ticks)
+            self.stats.output_tokens += ticks * self.lockstep.batch
+
+    def _make_all_findable(self, fills: list[tuple[int, int, Live, int]]) -> None:
+        """Store what requests have filled: (iteration, place in it, request, tokens computed then). Which block holds
+        what is nobody's concern, but copies of one key are found oldest first: only then does the order matter."""
+        last = {live: computed for _, _, live, computed in fills}
+        if len(last) > 1:
+            size = self.config.block_tokens
+            keys = [
+                key
+                for live, computed in last.items()
+                for key in live.request.block_keys[live.hashed : computed // size]
+            ]
+            if len(set(keys)) < len(keys):
+                for _, _, live, computed in sorted(fills, key=itemgetter(0, 1)):
+                    self._make_findable(live, computed)
+        for live, computed in last.items():
+            self._make_findable(live, computed)
 
     def may_admit(self, remember: bool) -> bool:
         """Whether the head of the queue has a chance in the next iteration."""
@@ -78,9 +139,10 @@ class Scheduler:
         changed = releases != self.pool.releases or (missed is not None and missed in self.pool)
         return changed or live is not self.waiting.head()
 
-    def may_preempt(self) -> bool:
-        """Whether the next iteration could run out of blocks (errs towards yes)."""
-        return self.pool.free <= self.lockstep.batch + self._chunk() // self.config.block_tokens
+    def may_preempt(self, ticks_ahead: int) -> bool:
+        """Whether the iteration after `ticks_ahead` silent ones could run out of blocks (errs towards yes)."""
+        wanted = self.lockstep.batch + self._chunk(ticks_ahead) // self.config.block_tokens
+        return self.pool.free - self.blocks_ahead(ticks_ahead) <= wanted
 
     def complete(self, iteration: Iteration) -> tuple[list[Live], list[Live]]:
         """Give out the iteration's tokens. Returns the requests with their first token and those that ended, which
@@ -127,10 +189,17 @@ class Scheduler:
             assert 0 <= len(live.blocks) - -(-computed // size) <= (live in lengths), "blocks do not cover the sequence"
             assert live not in self.waiting, "running and waiting"
 
-    def _chunk(self) -> int:
-        """Tokens that the prefill under way gets in the next iteration."""
-        live = self._prefilling
-        return min(live.length - live.computed, self.config.token_budget - self.lockstep.batch) if live else 0
+    def _awaits_a_fill(self) -> bool:
+        """Whether a block that decoding will fill is one that the refused head of the queue missed."""
+        missed = self._refused[2] if self.waiting and self._refused else None
+        return missed is not None and any(
+            missed in live.request.block_keys[live.hashed :] for live in self.running.values()
+        )
+
+    def _chunk(self, ticks_ahead: int = 0) -> int:
+        """Tokens that the prefill under way gets in the iteration after `ticks_ahead` silent ones."""
+        live, left = self._prefilling, self.config.token_budget - self.lockstep.batch
+        return min(live.length - live.computed - ticks_ahead * left, left) if live else 0
 
     def _open_blocks(self, iteration: Iteration) -> None:
         for live in self.lockstep.needing_block():
@@ -158,7 +227,7 @@ class Scheduler:
         """Admit the head of the queue. Returns the tokens it takes of `budget`, 0 when memory refuses it."""
         live, pool, size = self.waiting.head(), self.pool, self.config.block_tokens
         keys, limit = live.request.block_keys, (live.length - 1) // size
-        found = pool.match(islice(keys, limit)) if self.config.prefix_caching else []
+        found = pool.match(keys, limit) if self.config.prefix_caching else NO_BLOCKS
         needed = -(-live.length // size)
         if needed > pool.free and needed - len(found) + pool.count_free(found) > pool.free:
             missed = keys[len(found)] if self.config.prefix_caching and len(found) < limit else None
@@ -188,23 +257,28 @@ class Scheduler:
     def _blocks_for(self, live: Live, tokens: int) -> int:
         return -(-(live.computed + tokens) // self.config.block_tokens) - len(live.blocks)
 
-    def _take_blocks(self, live: Live, count: int, iteration: Iteration) -> None:
+    def _take_blocks(self, live: Live, count: int, iteration: Iteration | None = None) -> None:
+        if not count:
+            return
         blocks, evicted = self.pool.allocate(count)
-        live.blocks += blocks
-        iteration.evicted += evicted
+        live.blocks = np.concatenate((live.blocks, blocks))
+        if iteration is not None:
+            iteration.evicted += evicted
 
-    def _make_findable(self, live: Live, computed: int, iteration: Iteration) -> None:
+    def _make_findable(self, live: Live, computed: int, iteration: Iteration | None = None) -> None:
         """Store the blocks that are full once `computed` tokens are."""
         first, end = live.hashed, computed // self.config.block_tokens
         if self.config.prefix_caching and first < end:
             self.pool.store(live.blocks[first:end], live.request.block_keys[first:end])
             live.hashed = end
-            iteration.stored.append((live, first, end))
+            if iteration is not None:
+                iteration.stored.append((live, first, end))
 
     def _vacate(self, live: Live) -> None:
+        self.pool.remember(live.blocks[: live.hashed], live.request.block_keys)
         self.pool.release(live.blocks)
         del self.running[live.seq]
-        live.blocks, live.hashed, live.computed, live.seq = [], 0, 0, -1
+        live.blocks, live.hashed, live.computed, live.seq = NO_BLOCKS, 0, 0, -1
 
     def _count_start(self, live: Live) -> None:
         live.cached_tokens = live.computed

@@ -3,6 +3,7 @@ refusals."""
 
 from dataclasses import dataclass, field
 
+from amf.sim.blocks import NO_BLOCKS, Blocks
 from amf.sim.messages import SimRequest
 
 
@@ -26,7 +27,7 @@ class Live:
     request: SimRequest
     arrival_s: float
     target: int  # output tokens after which it ends
-    blocks: list[int] = field(default_factory=list)
+    blocks: Blocks = field(default_factory=lambda: NO_BLOCKS)
     hashed: int = 0  # leading blocks that are findable
     computed: int = 0
     produced: int = 0

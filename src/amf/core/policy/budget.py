@@ -18,7 +18,7 @@ def by_critical_path(pipeline: Pipeline, state: CallState, view: View) -> float 
     graph, hop = pipeline.graph, state.call.hop
     if graph is None or hop not in graph.by_name:
         return pipeline.deadline_s
-    return pipeline.deadline_s - view.remembered(graph, lambda: graph.remaining(_hop_seconds(graph, view)))[hop]
+    return pipeline.deadline_s - seconds_after(graph, hop, view)
 
 
 def static_split(pipeline: Pipeline, state: CallState, view: View) -> float | None:
@@ -28,7 +28,7 @@ def static_split(pipeline: Pipeline, state: CallState, view: View) -> float | No
     graph, hop = pipeline.graph, state.call.hop
     if graph is None or hop not in graph.by_name:
         return pipeline.deadline_s
-    seconds = _hop_seconds(graph, view)
+    seconds = hop_seconds(graph, view)
     costs = {name: seconds(name) for name in graph.order}
     total_s = sum(costs.values())
     if total_s <= 0.0:
@@ -42,7 +42,12 @@ def no_budget(pipeline: Pipeline, state: CallState, view: View) -> float | None:
     return pipeline.deadline_s
 
 
-def _hop_seconds(graph: CallGraph, view: View) -> Callable[[str], float]:
+def seconds_after(graph: CallGraph, hop: str, view: View) -> float:
+    """Expected seconds of the critical path strictly after this hop."""
+    return view.remembered(graph, lambda: graph.remaining(hop_seconds(graph, view)))[hop]
+
+
+def hop_seconds(graph: CallGraph, view: View) -> Callable[[str], float]:
     """Seconds of a hop: as seen at its position, else as its declaration hints, else as calls of its pool take."""
 
     def seconds(name: str) -> float:

@@ -2,15 +2,17 @@
 
 from dataclasses import replace
 
-from amf.core.policy import admission, baselines, budget, ordering, residency, routing
-from amf.core.policy.interface import Policies, Route
+from amf.core.policy import admission, budget, ordering, residency, routing
+from amf.core.policy.interface import Order, Policies, Route
+from amf.core.policy.rivals import autellix, balance, continuum, deadline, dynamo, essay, llm_d, sglang, thunderagent
+from amf.core.policy.rivals.late_binding import late_least_loaded, late_sticky
 
 _PLAIN = Policies(
     name="",
     admit=admission.by_bounds,
     budget=budget.no_budget,
     order=ordering.fcfs,
-    route=baselines.least_loaded,
+    route=balance.least_loaded,
     retain=residency.let_go,
 )
 
@@ -19,15 +21,37 @@ def _plain(name: str, route: Route) -> Policies:
     return replace(_PLAIN, name=name, route=route)
 
 
+def _queued(name: str, order: Order, route: Route = late_least_loaded) -> Policies:
+    """A central queue in this order, whose calls are bound late."""
+    return replace(_PLAIN, name=name, order=order, route=route)
+
+
+def _programs(name: str, order: Order) -> Policies:
+    return replace(_PLAIN, name=name, order=order, route=thunderagent.pause_and_resume)
+
+
 BUNDLES: dict[str, Policies] = {
     policies.name: policies
     for policies in (
-        _plain("round-robin", baselines.round_robin),
-        _plain("least-loaded", baselines.least_loaded),
-        _plain("session-affinity", baselines.session_affinity),
-        _plain("prefix-affinity", baselines.prefix_affinity),
-        _plain("kv-cost", baselines.kv_cost),
-        replace(_PLAIN, name="essay", route=baselines.essay, budget=budget.static_split, order=ordering.least_slack),
+        _plain("round-robin", balance.round_robin),
+        _plain("least-loaded", balance.least_loaded),
+        _plain("session-affinity", balance.session_affinity),
+        _plain("prefix-affinity", sglang.prefix_affinity),
+        _plain("kv-cost", dynamo.kv_cost),
+        _plain("dynamo-agentic", dynamo.agentic),
+        _plain("llm-d", llm_d.llm_d),
+        _programs("thunderagent", thunderagent.largest_first),
+        _programs("thunderagent-fcfs", ordering.fcfs),
+        _queued("continuum", continuum.program_fcfs, late_sticky),
+        _queued("plas", autellix.plas, autellix.by_length),
+        _queued("atlas", autellix.atlas, autellix.by_length),
+        _queued("fcfs", ordering.fcfs),
+        _queued("edf", deadline.edf),
+        replace(_queued("least-slack", ordering.least_slack), budget=budget.by_critical_path),
+        replace(_queued("hexgen-flow", deadline.negative_slack_last), budget=budget.by_critical_path),
+        _queued("heft", deadline.upward_rank),
+        replace(_queued("static-split", ordering.least_slack), budget=budget.static_split),
+        replace(_PLAIN, name="essay", route=essay.essay, budget=budget.static_split, order=ordering.least_slack),
         Policies(
             name="fabric",
             admit=admission.by_bounds,

@@ -56,12 +56,14 @@ class Verdict:
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where a waiting call goes now. `worker` None: it waits, and holding is the decision. `hit_tokens` None: the rule did
-    not look at warmth. `reserve`: a held call's claim on a worker, which then takes nothing new."""
+    not look at warmth. `reserve`: a held call's claim on a worker, which then takes nothing new. `pauses`: pipelines whose
+    idle contexts in this pool give up their place until their next call is sent (`Lane.paused` remembers it)."""
 
     worker: str | None
     because: Because
     hit_tokens: int | None = None
     reserve: str = ""
+    pauses: tuple[str, ...] = ()
 
 
 Admit = Callable[[Call, View], Verdict]

@@ -5,6 +5,8 @@ from amf.core.policy.interface import View
 from amf.core.state.pipelines import CallState
 from amf.core.types import SloClass
 
+LAST_S = 1e9  # what is added to the key of a call that goes behind all others
+
 _PATIENCE = {SloClass.INTERACTIVE: 1.0, SloClass.THROUGHPUT: 1.0, SloClass.BACKGROUND: 4.0}
 
 

@@ -20,7 +20,6 @@ from math import inf
 from amf.core.cost import prefill_s
 from amf.core.decisions import Because, Price
 from amf.core.policy.interface import Placement, PoolView
-from amf.core.state.lanes import Home
 from amf.core.state.pipelines import CallState
 from amf.core.state.warmth import COLD, Hit
 from amf.core.state.workers import WorkerState
@@ -142,7 +141,7 @@ def _fits_beside_protected(state: CallState, worker: WorkerState, hit: Hit, view
     protected_tokens = 0
     if not _lapsed(state, view):
         home = view.lanes.home(worker.name)
-        protected_tokens = home.protected_tokens if worker.flights else _protected_on_idle(home, view)
+        protected_tokens = home.protected_tokens if worker.flights else 0  # idle: computing anew delays nobody else
         own = home.lanes.get((call.run_id, call.pool))
         protected_tokens += home.waiting_tokens - (own.counted_waiting_tokens if own else 0)
     needed_tokens = call.prompt_tokens + int(state.expected_output_tokens)
@@ -153,16 +152,6 @@ def _fits_beside_protected(state: CallState, worker: WorkerState, hit: Hit, view
 
 def _lapsed(state: CallState, view: PoolView) -> bool:
     return view.now_s - state.arrived_s > view.config.lapse_s
-
-
-def _protected_on_idle(home: Home, view: PoolView) -> int:
-    """On a worker that runs nothing, computing a context again would delay nobody else: protection ends sooner there."""
-    share = view.config.idle_hold_share
-    return sum(
-        lane.counted_protected_tokens
-        for lane in home.lanes.values()
-        if view.now_s - lane.idle_since_s < share * (lane.protected_until_s - lane.idle_since_s)
-    )
 
 
 def _restore_s(worker: WorkerState, hit: Hit, view: PoolView) -> float:

@@ -84,7 +84,8 @@ class Book:
         self.pipelines.add_call(state)
         self.pipelines.touch(call.run_id, self.now_s)
         pool = self.pools[call.pool]
-        state.latest_start_s = self.now_s
+        state.latest_start_s = -inf  # first in the queue until it is looked at
+        state.served_path_s = pipeline.served_path_s
         pool.wait(state)
         self._await_in_lane(state, pool)
         return state
@@ -142,6 +143,7 @@ class Book:
             del pipeline.hops[next(iter(pipeline.hops))]
         pipeline.last_finish_s = self.now_s
         service_s = self.now_s - state.dispatched_s
+        pipeline.served_path_s = max(pipeline.served_path_s, state.served_path_s + service_s)
         self.profiles.observe_call(call, event.output_tokens, service_s)
         landed = self.land(state)
         if landed is None:

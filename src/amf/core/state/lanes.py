@@ -29,6 +29,7 @@ class Lane:
     counted_waiting_tokens: int = 0
     counted_protected_tokens: int = 0
     counted_resident: bool = False
+    paused: bool = False  # a policy took its idle context off the worker's account
     announced_s: tuple[float, float] = (-inf, -inf)  # endings already in the heap
 
     @property
@@ -106,6 +107,7 @@ class Lanes:
         lane.in_flight += 1
         lane.context_tokens = prefix.total_tokens
         lane.resident_until_s = inf
+        lane.paused = False
         self._put(lane)
 
     def ended(self, run_id: str, pool: str, context_tokens: int, protect_s: float, reside_s: float) -> None:
@@ -119,6 +121,12 @@ class Lanes:
         lane.protected_until_s = self._now_s + protect_s
         lane.resident_until_s = self._now_s + reside_s
         self._put(lane)
+
+    def pause(self, run_id: str, pool: str) -> None:
+        """The idle context gives up its place until a call of the lane is sent. No sum changes."""
+        lane = self._lanes.get((run_id, pool))
+        if lane is not None:
+            lane.paused = True
 
     def close(self, run_id: str, pools: tuple[str, ...]) -> None:
         for pool in pools:

@@ -31,6 +31,7 @@ class CallState:
     latest_start_s: float = 0.0  # as last looked at
     queued_as: tuple[float, float, str] = (0.0, 0.0, "")  # its place in the pool's queue
     known_tokens: int = 0  # prefix its pipeline had computed before, anywhere
+    served_path_s: float = 0.0  # service on the longest chain of its pipeline's calls before it
 
     @property
     def hop_id(self) -> str:
@@ -60,6 +61,7 @@ class Pipeline:
     cancelled: int = 0
     final_seen: bool = False
     last_finish_s: float | None = None
+    served_path_s: float = 0.0  # service on the longest chain of calls that finished
 
 
 class Pipelines:

@@ -1,0 +1,132 @@
+"""Several seeds: means, and whether one policy's gain over another is more than chance.
+
+Runs are paired: under one seed both policies met the same pipelines, so a seed that is hard for one is hard for the other,
+and the ratio of the two varies less than either. The gain is the geometric mean of the ratios; its interval is Student's,
+95 %, on their logarithms. An interval that covers 1 is inside the noise. The rival is chosen for each figure anew: the one
+that is best in it, so that no gain comes from a weak opponent. Choosing the best of several by the same runs flatters the
+rival a little, never us.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import exp, log, sqrt
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+from amf.sim.report import Report, compare
+
+Verdict = Literal["better", "worse", "inside the noise", "the same", "no spread", "one run", "not comparable"]
+
+# Dotted field of `report.compare` -> what to call it.
+FIGURES = {
+    "jct_s.mean": "JCT mean",
+    "jct_s.p99": "JCT p99",
+    "stretch.p95": "stretch p95",
+    "stretch.p99": "stretch p99",
+    "ttft_s.mean": "TTFT mean",
+    "ttft_s.p99": "TTFT p99",
+    "slo_attainment": "SLO met",
+    "goodput_per_s": "goodput",
+    "hit_ratio": "hit ratio",
+    "cost_per_pipeline": "$/pipeline",
+}
+# Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom; beyond, 1.96 + 2.4 / df is right to 0.003.
+_T95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """`gain` of a policy over `rival` in one figure, above 1 where the policy is better. `low` and `high` bound it; None if
+    the runs do not vary or are too few. `gain` is None where a run has no figure or one that is 0."""
+
+    figure: str
+    rival: str
+    gain: float | None = None
+    low: float | None = None
+    high: float | None = None
+    verdict: Verdict = "not comparable"
+
+    def line(self) -> str:
+        gain = "-" if self.gain is None else f"{self.gain:.2f}x"
+        interval = "" if self.low is None else f"[{self.low:.2f}, {self.high:.2f}]"
+        return f"{self.figure:<11}  {gain:>7}  {interval:<15}  {self.verdict:<16}  {self.rival}"
+
+
+def means(reports: Sequence[Report]) -> list[Report]:
+    """One report per policy, in order of appearance: its figures averaged over the seeds, in `seeds`. A figure that some
+    run lacks is null."""
+    rows: list[Report] = []
+    for policy, mine in _by_policy(reports).items():
+        averaged = {name: _mean([report[name] for report in mine]) for name in mine[0] if name not in ("seed", "notes")}
+        rows.append({**averaged, "policy": policy, "seeds": [report["seed"] for report in mine]})
+    return rows
+
+
+def comparisons(reports: Sequence[Report], policy: str) -> list[Comparison]:
+    """`policy` against the strongest other, figure by figure; empty if there is no other."""
+    by_policy = _by_policy(reports)
+    ours = {report["seed"]: report for report in by_policy.pop(policy)}
+    found = []
+    for field in FIGURES if by_policy else ():
+        every = [_compared(field, rival, _ratios(field, theirs, ours)) for rival, theirs in by_policy.items()]
+        known = [each for each in every if each.gain is not None]
+        # Without a ratio nobody can be called strongest; the first named stands for all.
+        found.append(min(known, key=lambda each: each.gain or 0.0) if known else every[0])
+    return found
+
+
+def interval(logs: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of the mean of `logs`, or None if there are fewer than two or they do not vary."""
+    if len(logs) < 2 or max(logs) == min(logs):
+        return None
+    freedom = len(logs) - 1
+    t = _T95[freedom - 1] if freedom <= len(_T95) else 1.96 + 2.4 / freedom
+    half = t * stdev(logs) / sqrt(len(logs))
+    return fmean(logs) - half, fmean(logs) + half
+
+
+def _ratios(field: str, theirs: Sequence[Report], ours: Mapping[int, Report]) -> list[float | None]:
+    return [compare(report, ours[report["seed"]])[field] for report in theirs if report["seed"] in ours]
+
+
+def _compared(field: str, rival: str, ratios: Sequence[float | None]) -> Comparison:
+    known = [ratio for ratio in ratios if ratio]
+    if not known or len(known) < len(ratios):
+        return Comparison(figure=FIGURES[field], rival=rival)
+    logs = [log(ratio) for ratio in known]
+    bounds = interval(logs)
+    verdict: Verdict = "one run" if len(logs) == 1 else "no spread"
+    if bounds is not None:
+        verdict = "better" if bounds[0] > 0 else "worse" if bounds[1] < 0 else "inside the noise"
+    elif not any(logs):
+        verdict = "the same"
+    return Comparison(
+        figure=FIGURES[field],
+        rival=rival,
+        gain=exp(fmean(logs)),
+        low=exp(bounds[0]) if bounds else None,
+        high=exp(bounds[1]) if bounds else None,
+        verdict=verdict,
+    )
+
+
+def _by_policy(reports: Sequence[Report]) -> dict[str, list[Report]]:
+    found: dict[str, list[Report]] = {}
+    for report in reports:
+        found.setdefault(str(report["policy"]), []).append(report)
+    return found
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, Mapping):
+        return {name: _mean([value[name] for value in values]) for name in first}
+    if any(value is None for value in values):
+        return None
+    if isinstance(first, str):
+        return first
+    average = fmean(values)
+    return int(average) if isinstance(first, int) and average.is_integer() else average

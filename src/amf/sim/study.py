@@ -1,0 +1,163 @@
+"""A scenario as a study: every policy on every seed, each a run of its own that needs nothing of the others.
+
+Under one seed all policies meet the same pipelines, the same arrivals and the same outages, so that their reports may be
+compared in pairs. Workers publish KV events (the fabric learns what they store and evict, as late and as incompletely as
+the faults make it); their blocks are as long as the plan's. There is no clock in here, so `decision_us` stays null: one
+seed gives one report, to the byte, on whatever machine.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import lru_cache
+from random import Random
+
+from amf.core.config import FabricConfig
+from amf.core.decisions import Decision
+from amf.core.events import CallArrived, Event
+from amf.core.fabric import Fabric
+from amf.core.policy.bundles import BUNDLES, policies_named
+from amf.core.policy.interface import Policies
+from amf.core.types import Worker
+from amf.sim.loop import Faults, Outage, Simulation
+from amf.sim.optimum import Bounds, belady_hit_ratio, bounds_of
+from amf.sim.plan import Workload
+from amf.sim.report import Report, ReportContext, RunRecords, served_order, summarise
+from amf.sim.scenario import FaultSpec, Scenario, ScenarioError, pool_worker
+from amf.sim.workload import build, fleet_of, ideal_cached_by_call
+
+# Told now and then how many of the run's calls have arrived, of how many. What it raises ends the run.
+Watch = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    policy: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A case as it went. The report has `notes` beside the fields of `sim/report.py`."""
+
+    report: Report
+    workload: Workload
+    records: RunRecords
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """What the cases of one seed share."""
+
+    workload: Workload
+    workers: tuple[Worker, ...]
+    faults: Faults
+    ideal_cached: Mapping[tuple[str, int], int]
+    bounds: Bounds
+
+
+class _Watched(Fabric):
+    """A fabric whose arriving calls are counted."""
+
+    def __init__(self, policies: Policies, watch: Watch, total: int) -> None:
+        super().__init__(FabricConfig(), policies)
+        self._watch = watch
+        self._arrived = 0
+        self._total = total
+
+    def handle(self, event: Event) -> list[Decision]:
+        if isinstance(event, CallArrived):
+            self._arrived += 1
+            self._watch(self._arrived, self._total)
+        return super().handle(event)
+
+
+def cases_of(policies: Sequence[str], seeds: Sequence[int], where: str) -> list[Case]:
+    """Every policy on every seed: seed by seed, policies in the order given. Raises ScenarioError, with `where` the names
+    stood, if one is unknown or there is none."""
+    for name in policies:
+        if name not in BUNDLES:
+            near = get_close_matches(name, BUNDLES, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(BUNDLES)}"
+            raise ScenarioError(f"{where}: unknown policy {name!r}; {hint}")
+    if not policies:
+        raise ScenarioError(f"{where}: names no policy; choose from {', '.join(BUNDLES)}")
+    return [Case(policy=policy, seed=seed) for seed in seeds for policy in dict.fromkeys(policies)]
+
+
+def play(scenario: Scenario, case: Case, watch: Watch) -> Outcome:
+    """Run one case to its end. Raises ScenarioError if the workload cannot be built."""
+    prepared = _prepared(scenario, case.seed)
+    workload = prepared.workload
+    calls = sum(len(plan.calls) for plan in workload.pipelines)
+    fabric = _Watched(policies_named(case.policy), watch, calls)
+    simulation = Simulation(fabric, prepared.workers, workload, prepared.faults)
+    records = simulation.run()
+    hits = belady_hit_ratio(workload, prepared.workers, served_order(records))
+    bounds = replace(prepared.bounds, belady_hit_ratio=hits)
+    context = replace(_context(scenario, case, prepared, simulation.now_s), bounds=bounds)
+    report = summarise(records, context)
+    notes = [*workload.notes, *_without_effect(scenario.faults)]
+    return Outcome(report={**report, "notes": notes}, workload=workload, records=records)
+
+
+def faults_of(spec: FaultSpec, workload: Workload, workers: Sequence[Worker]) -> Faults:
+    """[faults] for one workload. Every worker is lost at times of its own, drawn from the workload's seed: the time from
+    its return to its next loss is exponential. The draw reaches as far as the pipelines would take one after another."""
+    horizon_s = max((plan.arrival_s or 0.0 for plan in workload.pipelines), default=0.0)
+    horizon_s += sum(plan.standalone_s or 0.0 for plan in workload.pipelines)
+    outages: list[Outage] = []
+    if spec.worker_loss_per_h:
+        for worker in workers:
+            rng = Random(f"outages/{workload.seed}/{worker.name}")
+            at_s = rng.expovariate(spec.worker_loss_per_h / 3600)
+            while at_s < horizon_s:
+                outages.append(Outage(worker=worker.name, at_s=at_s))
+                at_s += outages[-1].down_s + rng.expovariate(spec.worker_loss_per_h / 3600)
+    return Faults(
+        event_loss=spec.event_loss,
+        event_delay_s=spec.event_delay_s,
+        outages=tuple(outages),
+        slow={workers[0].name: spec.slow_worker} if spec.slow_worker != 1 else {},
+    )
+
+
+@lru_cache(maxsize=1)
+def _prepared(scenario: Scenario, seed: int) -> _Prepared:
+    pools = fleet_of(scenario)
+    workload = build(scenario.workload, pools, seed)
+    block_tokens = workload.pipelines[0].calls[0].prompt.block_tokens
+    workers = tuple(
+        replace(pool_worker(pool, index), block_tokens=block_tokens, has_kv_events=True)
+        for pool in pools
+        for index in range(pool.workers)
+    )
+    return _Prepared(
+        workload=workload,
+        workers=workers,
+        faults=faults_of(scenario.faults, workload, workers),
+        ideal_cached=ideal_cached_by_call(workload),
+        bounds=bounds_of(workload, workers),
+    )
+
+
+def _context(scenario: Scenario, case: Case, prepared: _Prepared, duration_s: float) -> ReportContext:
+    pools = fleet_of(scenario)
+    return ReportContext(
+        policy=case.policy,
+        workload=prepared.workload.name,
+        seed=case.seed,
+        duration_s=duration_s,
+        gpus=sum(pool.workers * pool.tensor_parallel for pool in pools),
+        dollars_per_hour=sum(worker.profile.dollars_per_hour for worker in prepared.workers),
+        ideal_cached=prepared.ideal_cached,
+        kv_bytes_per_token={worker.pool: worker.profile.kv_bytes_per_token for worker in prepared.workers},
+    )
+
+
+def _without_effect(faults: FaultSpec) -> list[str]:
+    if not faults.metrics_staleness_s:
+        return []
+    return [
+        "[faults] metrics_staleness_s has no effect: policies count their own calls, simulated workers report no load"
+    ]

@@ -1,0 +1,1 @@
+"""The shell around simulated studies: processes, progress, pages. What is simulated lies in `sim`."""

@@ -1,0 +1,191 @@
+"""`amf simulate` from the outside: examples, files it writes, processes, interrupts, and what it says to mistakes."""
+
+import contextlib
+import gzip
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from amf.cli import app
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SMALL = """
+[workload]
+kind = "coding-sessions"
+pipelines = 5
+concurrency = 5
+scale_tokens = 0.05
+think_cap_s = 60
+
+[[pool]]
+model = "llama-3.1-8b"
+workers = 2
+kv_tokens = 30_000
+
+[faults]
+worker_loss_per_h = 2.0
+event_loss = 0.1
+event_delay_s = 1.0
+
+[run]
+policies = ["session-affinity", "fabric"]
+"""
+
+
+def simulate(*arguments: object):
+    return CliRunner().invoke(app, ["simulate", *(str(each) for each in arguments)])
+
+
+def refusal(*arguments: object) -> str:
+    result = simulate(*arguments)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return result.output
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    return path
+
+
+def recordings(folder: Path) -> None:
+    """What the recorded examples ask for, in small."""
+    calls = [
+        {"id": "0", "p": [], "t": 0.0, "dur": 1.0, "gap": None, "kind": "tool", "model": "m", "agent": "main",
+         "in": 640, "out": 20, "new": [[1, 10]]},
+        {"id": "1", "p": ["0"], "t": 5.0, "dur": 1.0, "gap": 4.0, "kind": "tool", "model": "m", "agent": "main",
+         "in": 900, "out": 20, "ref": "0", "keep": 10, "new": [[30, 4]]},
+    ]  # fmt: skip
+    with gzip.open(folder / "sessions.jsonl.gz", "wt") as lines:
+        lines.write(
+            json.dumps({"session": "s", "block": 64, "tool_tokens": 0, "system_tokens": 0, "calls": calls}) + "\n"
+        )
+    requests = [
+        {"timestamp": 1000 * i, "input_length": 1500, "output_length": 30, "hash_ids": [0, 1, 2 + i]} for i in range(5)
+    ]
+    (folder / "conversation_trace.jsonl").write_text("".join(json.dumps(each) + "\n" for each in requests))
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_example_runs_under_its_own_policies(example: Path, tmp_path: Path):
+    recordings(tmp_path)
+    copy = tmp_path / example.name
+    copy.write_text(example.read_text())
+    result = simulate(copy, "--pipelines", 2, "--jobs", 1, "--json", tmp_path / "out.json")
+    assert result.exit_code == 0, result.output
+    reports = json.loads((tmp_path / "out.json").read_text())
+    assert [report["policy"] for report in reports] == ["round-robin", "session-affinity", "fabric"]
+    assert all(report["completed"] == report["pipelines"] == 2 for report in reports)
+    assert "fabric against the strongest rival" in result.output and "use --seeds" in result.output
+
+
+def test_one_seed_gives_one_file_to_the_byte(small: Path, tmp_path: Path):
+    """In this process, over a pool, and in a process with another hash seed."""
+    files = [tmp_path / f"{name}.json" for name in ("alone", "pool", "other")]
+    for jobs, file in zip((1, 2), files, strict=False):
+        result = simulate(small, "--seeds", 2, "--seed", 3, "--jobs", jobs, "--json", file)
+        assert result.exit_code == 0, result.output
+    command = [sys.executable, "-m", "amf", "simulate", str(small), "--seeds", "2", "--seed", "3", "--jobs", "1"]
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    subprocess.run([*command, "--json", str(files[2])], check=True, env=environment, timeout=60, capture_output=True)
+    alone, pool, other = (file.read_bytes() for file in files)
+    assert alone == pool == other
+    assert [(report["seed"], report["policy"]) for report in json.loads(alone)] == [
+        (3, "session-affinity"), (3, "fabric"), (4, "session-affinity"), (4, "fabric"),
+    ]  # fmt: skip
+
+
+def test_several_seeds_give_means_and_intervals(small: Path):
+    result = simulate(small, "--seeds", 3, "--jobs", 1, "--policy", "round-robin, fabric")
+    assert result.exit_code == 0, result.output
+    assert "means over 3 seeds, 7 to 9" in result.output
+    assert re.search(
+        r"JCT mean +[\d.]+x +\[[\d.]+, [\d.]+\] +(better|worse|inside the noise) +round-robin", result.output
+    )
+    rows = [line.split()[0] for line in result.output.splitlines() if " coding-sessions " in line]
+    assert rows == ["round-robin", "fabric"]
+
+
+def test_runs_that_are_copies_of_each_other_get_no_interval(tmp_path: Path):
+    recordings(tmp_path)
+    copy = tmp_path / "mooncake.toml"
+    copy.write_text((EXAMPLES / "mooncake.toml").read_text())
+    result = simulate(copy, "--seeds", 2, "--jobs", 1, "--policy", "round-robin,fabric")
+    assert result.exit_code == 0, result.output
+    assert "[" not in result.output.split("strongest rival")[1]
+
+
+def test_the_page_stands_alone_and_shows_the_slowest_pipelines(small: Path, tmp_path: Path):
+    page = tmp_path / "page.html"
+    result = simulate(small, "--seeds", 2, "--jobs", 1, "--html", page)
+    assert result.exit_code == 0, result.output
+    html = page.read_text()
+    assert not re.search(r"""(src|href)=["']https?:""", html) and "<script" not in html
+    assert html.count('class="waterfall"') == 2 * 2, "the two slowest of each policy"
+    assert "fabric against the strongest rival" in html and "prompt tokens" in html
+
+
+def test_mistakes_are_refused_with_file_key_and_remedy(small: Path, tmp_path: Path):
+    assert "did you mean session-affinity" in refusal(small, "--policy", "session-afinity")
+    assert "cannot be read" in refusal(tmp_path / "absent.toml")
+    assert "--html" in (answer := refusal(small, "--html", tmp_path / "nowhere" / "page.html")) and "[1/" not in answer
+    for old, new, said in (
+        ("pipelines = 5", "pipeline = 5", "did you mean 'pipelines'"),
+        ('"fabric"]', '"fabrik"]', "[run] policies: unknown policy 'fabrik'; did you mean fabric"),
+        ('"llama-3.1-8b"', '"llama-3.1-9b"', "llama-3.1-9b"),
+        ("event_loss = 0.1", "event_loss = 10", "use 0 to 1"),
+        ("kv_tokens = 30_000", "kv_tokens = 300", "raise its kv_tokens"),
+    ):
+        small.write_text(SMALL.replace(old, new))
+        answer = refusal(small, "--jobs", 2)
+        assert str(small) in answer.replace("\n", "") and said in answer.replace("\n", " "), answer
+    assert "cannot be read" in refusal(EXAMPLES / "mooncake.toml"), "no recording beside it"
+
+
+@pytest.mark.parametrize(
+    ("signum", "after"),
+    [(signal.SIGINT, "[1/"), (signal.SIGINT, "runs "), (signal.SIGTERM, "runs ")],
+    ids=["ctrl-c", "ctrl-c at once", "terminated at once"],
+)
+def test_an_interrupt_ends_all_processes(small: Path, signum: int, after: str):
+    command = [sys.executable, "-m", "amf", "simulate", str(small), "--seeds", "500", "--jobs", "2"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert process.stderr is not None
+        while after not in process.stderr.readline():
+            assert process.poll() is None
+        if signum == signal.SIGINT:
+            os.killpg(process.pid, signum)  # as a terminal does
+        else:
+            process.send_signal(signum)
+        output, errors = process.communicate(timeout=60)  # ends when the last process that holds the pipes has left
+        assert process.returncode == 130, errors
+        said = [line for line in errors.splitlines() if not line.startswith("[")]
+        assert len(said) == 1 and re.fullmatch(r"amf simulate: interrupted after \d+ of 1000 runs", said[0]), errors
+        assert not output
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_processes_leave_when_the_command_is_killed(small: Path):
+    command = [sys.executable, "-m", "amf", "simulate", str(small), "--seeds", "500", "--jobs", "2"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stderr is not None
+    while "[1/" not in process.stderr.readline():
+        assert process.poll() is None
+    process.kill()
+    process.communicate(timeout=60)  # as above
