@@ -59,9 +59,8 @@ def _ranked(book: Book, policies: Policies, pool: Pool, view: PoolView) -> list[
         pipeline = book.pipelines.get(state.call.run_id)
         assert pipeline is not None
         due_s = policies.budget(pipeline, state, view)
-        latest_start_s = policies.order(state, due_s, view)
-        if latest_start_s != state.latest_start_s:
-            state.latest_start_s = latest_start_s
+        state.latest_start_s = policies.order(state, due_s, view)
+        if state.latest_start_s != state.queued_as[0] and len(pool.waiting) > 1:  # alone, a call needs no place
             pool.wait(state)
         looked_at.append((due_s, state))
     if len(looked_at) > 1:

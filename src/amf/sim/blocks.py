@@ -36,7 +36,7 @@ class BlockPool:
         if blocks < 1:
             raise ValueError(f"a block pool needs at least one block, not {blocks}")
         self.total = blocks
-        self.releases = 0  # grows whenever a block may have become free
+        self.releases = 0  # grows whenever a request that found no room may find some
         self._holders = np.zeros(blocks, np.int64)
         self._key: NDArray[Any] = np.full(blocks, None, object)  # the last one it had
         self._keyed = np.zeros(blocks, bool)
@@ -127,6 +127,7 @@ class BlockPool:
         """Forget up to `count` free keyed blocks, least recently released first; says how many."""
         lost, keys = self._forget_oldest(min(count, len(self._idle)))
         self._blank[:0] = lost[::-1].tolist()
+        self.releases += 1  # with fewer blocks to take over, a request may need fewer of the free ones
         return len(keys)
 
     def clear(self) -> bool:
