@@ -177,7 +177,7 @@ class Fabric:
             protect_s = self.policies.retain(worker, context_tokens, self.config) * book.profiles.return_odds(call.pool)
             reside_s = max(protect_s, _RESIDENT_GAPS * book.profiles.expected_gap_s(call))
             book.lanes.ended(call.run_id, call.pool, context_tokens, protect_s, reside_s)
-        self._close_if_over(pipeline)
+        self.book.close_if_over(pipeline)
         self._pump(book.pools[call.pool])
 
     def _on_call_failed(self, event: CallFailed) -> None:
@@ -190,7 +190,7 @@ class Fabric:
         self.book.abandon(state)
         state.last_failure = event.reason
         if event.streamed or not event.retryable:
-            self._close_if_over(self.book.leave(state, "failed"))
+            self.book.close_if_over(self.book.leave(state, "failed"))
         else:
             self._retry(state)
         self._pump(self.book.pools[state.call.pool])
@@ -198,7 +198,7 @@ class Fabric:
     def _on_call_cancelled(self, event: CallCancelled) -> None:
         state = self.book.pipelines.call(event.call_id)
         if state is not None:
-            self._close_if_over(self._cancel(state, "the client went away"))
+            self.book.close_if_over(self._cancel(state, "the client went away"))
             self._pump(self.book.pools[state.call.pool])
 
     def _on_pipeline_closed(self, event: PipelineClosed) -> None:
@@ -274,14 +274,9 @@ class Fabric:
         if state.attempt < self.config.max_attempts:
             self.book.requeue(state)
             return
-        self._close_if_over(self.book.leave(state, "failed"))
+        self.book.close_if_over(self.book.leave(state, "failed"))
         message = f"{state.attempt} attempts failed; the last: {state.last_failure}"
         self._refuse(state.call.call_id, "upstream_failed", message)
-
-    def _close_if_over(self, pipeline: Pipeline) -> None:
-        """A pipeline whose final call was seen is over with its last live call, however that ended."""
-        if pipeline.final_seen and not pipeline.live:
-            self.book.close(pipeline.run_id, "final")
 
     def _cancel(self, state: CallState, reason: str) -> Pipeline:
         if state.status is CallStatus.RUNNING:

@@ -100,9 +100,7 @@ def _without_workers(book: Book, pool: Pool) -> list[Decision]:
     because = Because(reason=f"no worker of {pool.name!r} is up")
     for state in list(pool.waiting.values()):
         if book.now_s >= max(pool.down_since_s, state.arrived_s) + patience_s:
-            pipeline = book.stop(state, "refused")
-            if pipeline.final_seen and not pipeline.live:
-                book.close(pipeline.run_id, "final")
+            book.close_if_over(book.stop(state, "refused"))
             message = f"no worker of {pool.name!r} has been up for {book.now_s - pool.down_since_s:.1f} s"
             message += f"; last failure: {state.last_failure}" if state.last_failure else ""
             decisions.append(refusal(state.call.call_id, "no_worker", message, retry_after_s=patience_s))

@@ -4,7 +4,6 @@ Words (docs/architecture.md): a *pipeline* is one execution (a run) of a *call g
 a *call* is one execution of a model hop; a *pool* is the set of *workers* that serve one *model*.
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -72,10 +71,6 @@ class Prefix:
     def tokens_at(self, depth: int) -> int:
         """Tokens covered by the first `depth` blocks."""
         return self.ends[depth - 1] if depth else 0
-
-    def depth_at(self, tokens: int) -> int:
-        """How many whole blocks lie within the first `tokens` tokens."""
-        return bisect_right(self.ends, tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,11 +7,6 @@ from amf.core.types import Call
 _ADMITTED = Verdict(Because(reason="within bounds"))
 
 
-def admit_all(call: Call, view: View) -> Verdict:
-    """The baselines' rule: everything starts."""
-    return _ADMITTED
-
-
 def by_bounds(call: Call, view: View) -> Verdict:
     """Refuse what cannot end well: a deadline that has passed, or more live pipelines than the configured bound.
 

@@ -201,6 +201,11 @@ class Book:
         self.pipelines.touch(pipeline.run_id, self.now_s)
         return pipeline
 
+    def close_if_over(self, pipeline: Pipeline) -> None:
+        """A pipeline whose final call was seen is over with its last live call, however that ended."""
+        if pipeline.final_seen and not pipeline.live:
+            self.close(pipeline.run_id, "final")
+
     def close(self, run_id: str, why: str) -> None:
         """The pipeline is over: only its summary is kept."""
         pipeline = self.pipelines.close(run_id)

@@ -1,6 +1,6 @@
 """What was learned about lengths and times, by position in a call graph: (graph, hop), else the pool, else a default.
 
-A running mean with its count stands behind every prediction; `evidence` says how much. Bounded by the least recently
+A running mean with its count stands behind every prediction. Bounded by the least recently
 updated position.
 """
 
@@ -90,9 +90,6 @@ class Profiles:
         service_s = profile.service_s.value
         share = service_s / (service_s + profile.gap_s.value) if service_s else 0.0
         return share * self.return_odds(pool), service_s
-
-    def evidence(self, graph: str, hop: str, pool: str) -> int:
-        return self._best(graph, hop, pool).service_s.count
 
     def _best(self, graph: str, hop: str, pool: str) -> Profile:
         found = self._positions.get((graph, hop)) if hop else None
