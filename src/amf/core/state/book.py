@@ -15,7 +15,6 @@ from amf.core.state.ledger import Account, charge
 from amf.core.state.pipelines import CallState, CallStatus, Pipeline, Pipelines
 from amf.core.state.pools import Pool
 from amf.core.state.profiles import Profiles
-from amf.core.state.warmth import COLD
 from amf.core.state.workers import Flight, WorkerState
 from amf.core.types import Call, Prefix, Worker
 
@@ -259,7 +258,7 @@ class Book:
         if lane.counted_resident and lane.idle and not lane.waiting and not state.attempt:
             self.profiles.observe_return(call.pool, returned=True)
         state.known_tokens = max(state.known_tokens, shared_tokens(lane.prefix, call.prefix))
-        hit_tokens = pool.warmth.hits(call.prefix, self.now_s).get(lane.worker, COLD).tokens
+        hit_tokens = pool.warmth.hit(lane.worker, call.prefix, self.now_s).tokens
         self.lanes.arrived(call.run_id, call.pool, call.prompt_tokens - hit_tokens <= self.config.cold_tokens)
 
 

@@ -89,6 +89,16 @@ class Observed:
             for name in self._named(mask)
         }
 
+    def hit(self, worker: str, prefix: Prefix) -> tuple[int, int]:
+        """The same for one worker; (0, 0) if it holds none."""
+        bit = self._bits.get(worker, 0)
+        if not prefix.keys or not self._blocks.get(bit):
+            return 0, 0
+        lower = [tier for tier in Tier if tier is not Tier.HBM and self._masks[tier]]
+        fast = self._depth(prefix.keys, bit, (Tier.HBM,))
+        deep = self._depth(prefix.keys, bit, (Tier.HBM, *lower)) if lower else fast
+        return prefix.tokens_at(deep), prefix.tokens_at(fast)
+
     def blocks(self, worker: str) -> int:
         """Distinct blocks the worker holds, over all tiers."""
         return self._blocks.get(self._bits.get(worker, 0), 0)
@@ -130,6 +140,17 @@ class Observed:
             if mask ^ deeper:
                 spans.append((low, middle - 1, mask ^ deeper))
         return depths
+
+    def _depth(self, keys: tuple[int, ...], bit: int, tiers: tuple[Tier, ...]) -> int:
+        """`_depths` of one worker."""
+        low, high = 0, len(keys)
+        while low < high:
+            middle = (low + high + 1) // 2 if low else 1
+            if self._holders(keys[middle - 1], tiers) & bit:
+                low = middle
+            else:
+                high = middle - 1
+        return self._checked(keys, low, bit, tiers)[0][0] if low else 0
 
     def _checked(self, keys: tuple[int, ...], depth: int, mask: int, tiers: tuple[Tier, ...]) -> list[tuple[int, int]]:
         """The same, with the true depth of those that lack a block in between."""

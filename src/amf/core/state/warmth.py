@@ -8,6 +8,7 @@ reported `cached_tokens` disproves it (`correct`). Belief is never more than a b
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from amf.core.config import FabricConfig
 from amf.core.state.observed import Observed
@@ -15,8 +16,7 @@ from amf.core.state.prefix_tree import PrefixTree
 from amf.core.types import Prefix, Tier, Worker
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """Tokens of a prompt warm on a worker: in any tier, and of these in HBM. The rest must be loaded back."""
 
     tokens: int
@@ -99,6 +99,13 @@ class Warmth:
                 seen[pair] = found[name]
         self._memo = (prefix, now_s, found)
         return found
+
+    def hit(self, name: str, prefix: Prefix, now_s: float) -> Hit:
+        """The same for one worker."""
+        most = max(prefix.total_tokens - 1, 0)
+        known = min(self._predicted.hit(name, prefix, now_s), most)
+        tokens, hbm_tokens = self._observed.hit(name, prefix)
+        return Hit(known, known) if tokens <= known else Hit(min(tokens, most), min(max(hbm_tokens, known), most))
 
     def dispatched(self, name: str, prefix: Prefix, now_s: float) -> float:
         """A call was sent. Returns when its warm part was last used before (for `correct`)."""
