@@ -17,8 +17,9 @@ evicted, as in the engine. Every other hold has an expiry, since a prediction mu
 is held by every worker: `whole_until_s` of its node spares looking at each hold while all are whole and believed.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from heapq import merge
 from itertools import count, groupby
 from math import inf
 from operator import itemgetter
@@ -79,6 +80,12 @@ class Node:
 
     def tokens(self, count: int) -> int:
         return self.ends[count - 1] - self.start if count else 0
+
+    def runs(self, worker: str) -> Iterator[tuple[int, int, int, "Node"]]:
+        """The worker's runs here in the order of eviction: (-tokens before it, order, cut, node)."""
+        cuts, orders = self.cuts, self.holds[worker].orders
+        for index in range(len(orders) - 1, -1, -1):
+            yield -self.start - self.tokens(cuts[index]), orders[index], cuts[index], self
 
 
 def _common(run: tuple[int, ...], keys: tuple[int, ...], at: int) -> int:
@@ -331,13 +338,8 @@ class PrefixTree:
 
     def _evict_among(self, worker: str, nodes: list[Node], excess: int) -> int:
         """Evict runs of these nodes, all last used at one time, the deepest first. Returns the excess that is left."""
-        runs = [
-            (-node.start - node.tokens(cut), order, node, cut)
-            for node in nodes
-            for cut, order in zip(node.cuts, node.holds[worker].orders, strict=False)
-        ]
         left: dict[Node, int] = {}  # keys that stay
-        for _, _, node, cut in sorted(runs, key=itemgetter(0, 1)):
+        for _, _, cut, node in merge(*(node.runs(worker) for node in nodes)):
             if excess <= 0:
                 break
             has, before = left.get(node, node.holds[worker].count), node.tokens(cut)
@@ -346,8 +348,7 @@ class PrefixTree:
                 excess -= held
                 left[node] = min(cut, has)
                 continue
-            keep = before + held - excess
-            left[node] = next(i for i in range(has, cut - 1, -1) if node.tokens(i) <= keep)
+            left[node] = bisect_right(node.ends, node.start + before + held - excess, cut, has)
             excess = 0
         for node, size in left.items():
             self._trim(node, worker, size)
