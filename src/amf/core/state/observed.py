@@ -6,9 +6,12 @@ so the depth of a match is found by bisection on the masks, all workers at once;
 back to a walk when an interior block is missing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 from amf.core.types import Prefix, Tier
+
+Holders = Callable[[int, int], int]
+_MAX_GROUPS = 256
 
 
 class Observed:
@@ -17,10 +20,12 @@ class Observed:
         self._copies: dict[tuple[Tier, int, int], int] = {}  # (tier, bit, key) -> copies beyond the first
         self._bits: dict[str, int] = {}
         self._names: dict[int, str] = {}
+        self._groups: dict[int, tuple[str, ...]] = {}  # mask -> names
         self._blocks: dict[int, int] = {}  # bit -> distinct (tier, key) held
 
     def add_worker(self, worker: str) -> None:
         self.clear_worker(worker)
+        self._groups.clear()
         if worker not in self._bits:
             used = sum(self._bits.values())
             bit = 1
@@ -31,6 +36,7 @@ class Observed:
 
     def drop_worker(self, worker: str) -> None:
         self.clear_worker(worker)
+        self._groups.clear()
         self._names.pop(self._bits.pop(worker, 0), None)
 
     def clear_worker(self, worker: str) -> None:
@@ -72,31 +78,28 @@ class Observed:
             else:
                 self._unset(masks, key, bit)
 
-    def hits(self, prefix: Prefix) -> dict[str, tuple[int, int]]:
-        """Worker -> (tokens warm in any tier, tokens of these in HBM). Workers with none are absent."""
+    def hits(self, prefix: Prefix) -> list[tuple[tuple[int, int], tuple[str, ...]]]:
+        """Groups of workers by what they hold: ((tokens warm in any tier, tokens of these in HBM), names). Workers with none
+        are absent."""
         if not prefix.keys or not any(self._blocks.values()):
-            return {}
-        fast = self._depths(prefix.keys, (Tier.HBM,))
-        lower = [tier for tier in Tier if tier is not Tier.HBM and self._masks[tier]]
-        if not lower:
-            same = {depth: (prefix.tokens_at(depth),) * 2 for depth, _ in fast}
-            return {name: same[depth] for depth, mask in fast for name in self._named(mask)}
-        deep = self._depths(prefix.keys, (Tier.HBM, *lower))
-        shallow = {name: depth for depth, mask in fast for name in self._named(mask)}
-        return {
-            name: (prefix.tokens_at(depth), prefix.tokens_at(shallow.get(name, 0)))
-            for depth, mask in deep
-            for name in self._named(mask)
-        }
+            return []
+        fast = _depths(prefix.keys, self._holders(False))
+        if not self._has_lower():
+            return [((prefix.tokens_at(depth),) * 2, self._named(mask)) for depth, mask in fast]
+        return [
+            ((prefix.tokens_at(depth), prefix.tokens_at(shallow)), self._named(both))
+            for depth, mask in _depths(prefix.keys, self._holders(True))
+            for shallow, other in (*fast, (0, ~sum(mask for _, mask in fast)))
+            if (both := mask & other)
+        ]
 
     def hit(self, worker: str, prefix: Prefix) -> tuple[int, int]:
         """The same for one worker; (0, 0) if it holds none."""
         bit = self._bits.get(worker, 0)
         if not prefix.keys or not self._blocks.get(bit):
             return 0, 0
-        lower = [tier for tier in Tier if tier is not Tier.HBM and self._masks[tier]]
-        fast = self._depth(prefix.keys, bit, (Tier.HBM,))
-        deep = self._depth(prefix.keys, bit, (Tier.HBM, *lower)) if lower else fast
+        fast = _depth(prefix.keys, bit, self._holders(False))
+        deep = _depth(prefix.keys, bit, self._holders(True)) if self._has_lower() else fast
         return prefix.tokens_at(deep), prefix.tokens_at(fast)
 
     def blocks(self, worker: str) -> int:
@@ -111,55 +114,75 @@ class Observed:
         else:
             del masks[key]
 
-    def _holders(self, key: int, tiers: tuple[Tier, ...]) -> int:
-        mask = 0
-        for tier in tiers:
-            mask |= self._masks[tier].get(key, 0)
-        return mask
+    def _has_lower(self) -> bool:
+        return any(masks for tier, masks in self._masks.items() if tier is not Tier.HBM)
 
-    def _named(self, mask: int) -> Iterator[str]:
-        while mask:
-            bit = mask & -mask
-            yield self._names[bit]
-            mask ^= bit
+    def _holders(self, lower: bool) -> Holders:
+        """(key, 0) -> the workers that hold the key in HBM, or with `lower` in any tier."""
+        fast = self._masks[Tier.HBM]
+        if not lower:
+            return fast.get
+        tables = [masks for masks in self._masks.values() if masks]
 
-    def _depths(self, keys: tuple[int, ...], tiers: tuple[Tier, ...]) -> list[tuple[int, int]]:
-        """(number of leading keys held, the workers that hold just these), for all that hold the first."""
-        everyone = self._holders(keys[0], tiers)
-        depths: list[tuple[int, int]] = []
-        spans = [(1, len(keys), everyone)] if everyone else []
-        while spans:
-            low, high, mask = spans.pop()  # every worker in `mask` holds keys[:low] and at most keys[:high]
-            if low == high:
-                depths += self._checked(keys, low, mask, tiers)
-                continue
-            middle = (low + high + 1) // 2
-            deeper = self._holders(keys[middle - 1], tiers) & mask
-            if deeper:
-                spans.append((middle, high, deeper))
-            if mask ^ deeper:
-                spans.append((low, middle - 1, mask ^ deeper))
-        return depths
+        def in_any(key: int, none: int) -> int:
+            mask = none
+            for masks in tables:
+                mask |= masks.get(key, none)
+            return mask
 
-    def _depth(self, keys: tuple[int, ...], bit: int, tiers: tuple[Tier, ...]) -> int:
-        """`_depths` of one worker."""
-        low, high = 0, len(keys)
-        while low < high:
-            middle = (low + high + 1) // 2 if low else 1
-            if self._holders(keys[middle - 1], tiers) & bit:
-                low = middle
-            else:
-                high = middle - 1
-        return self._checked(keys, low, bit, tiers)[0][0] if low else 0
+        return in_any
 
-    def _checked(self, keys: tuple[int, ...], depth: int, mask: int, tiers: tuple[Tier, ...]) -> list[tuple[int, int]]:
-        """The same, with the true depth of those that lack a block in between."""
-        closed = mask
-        for at in {depth // 4: None, depth // 2: None, depth * 3 // 4: None, depth - 1: None}:
-            closed &= self._holders(keys[at], tiers)
-        found, broken = [(depth, closed)] if closed else [], mask ^ closed
-        while broken:
-            bit = broken & -broken
-            found.append((next(i for i, key in enumerate(keys) if not self._holders(key, tiers) & bit), bit))
-            broken ^= bit
-        return found
+    def _named(self, mask: int) -> tuple[str, ...]:
+        """The workers of a mask. Remembered: a system prompt is held by the same ones again and again."""
+        names = self._groups.get(mask)
+        if names is None:
+            if len(self._groups) >= _MAX_GROUPS:
+                self._groups.clear()
+            names = self._groups[mask] = tuple(name for bit, name in self._names.items() if mask & bit)
+        return names
+
+
+def _depths(keys: tuple[int, ...], holders: Holders) -> list[tuple[int, int]]:
+    """(number of leading keys held, the workers that hold just these), for all that hold the first."""
+    everyone = holders(keys[0], 0)
+    depths: list[tuple[int, int]] = []
+    spans = [(1, len(keys), everyone)] if everyone else []
+    while spans:
+        low, high, mask = spans.pop()  # every worker in `mask` holds keys[:low] and at most keys[:high]
+        if low == high:
+            depths += _checked(keys, low, mask, holders)
+            continue
+        middle = (low + high + 1) // 2
+        deeper = holders(keys[middle - 1], 0) & mask
+        if deeper:
+            spans.append((middle, high, deeper))
+        if mask ^ deeper:
+            spans.append((low, middle - 1, mask ^ deeper))
+    return depths
+
+
+def _depth(keys: tuple[int, ...], bit: int, holders: Holders) -> int:
+    """The same for one worker."""
+    if not holders(keys[0], 0) & bit:
+        return 0
+    low, high = 1, len(keys)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if holders(keys[middle - 1], 0) & bit:
+            low = middle
+        else:
+            high = middle - 1
+    return _checked(keys, low, bit, holders)[0][0]
+
+
+def _checked(keys: tuple[int, ...], depth: int, mask: int, holders: Holders) -> list[tuple[int, int]]:
+    """The same, with the true depth of those that lack a block in between."""
+    closed = mask
+    for at in (depth // 4, depth // 2, depth * 3 // 4, depth - 1):
+        closed &= holders(keys[at], 0)
+    found, broken = [(depth, closed)] if closed else [], mask ^ closed
+    while broken:
+        bit = broken & -broken
+        found.append((next(i for i, key in enumerate(keys) if not holders(key, 0) & bit), bit))
+        broken ^= bit
+    return found

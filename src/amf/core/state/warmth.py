@@ -86,17 +86,17 @@ class Warmth:
             return Hit(min(tokens, most), min(tokens, most))
 
         found = self._predicted.hits(prefix, now_s, predicted)
-        seen: dict[tuple[int, int], Hit] = {}
-        for name, pair in self._observed.hits(prefix).items():
-            known = found.get(name, COLD)
-            if pair[0] <= known.tokens:
-                continue
-            if known is COLD and pair in seen:
-                found[name] = seen[pair]
-                continue
-            found[name] = Hit(min(pair[0], most), min(max(pair[1], known.hbm_tokens), most))
-            if known is COLD:
-                seen[pair] = found[name]
+        seen: dict[str, Hit] = {}
+        for (tokens, hbm_tokens), names in self._observed.hits(prefix):
+            seen.update(dict.fromkeys(names, Hit(min(tokens, most), min(hbm_tokens, most))))
+        if seen:
+            for name, known in found.items():
+                hit = seen.get(name, COLD)
+                if hit.tokens <= known.tokens:
+                    seen[name] = known
+                elif hit.hbm_tokens < known.hbm_tokens:
+                    seen[name] = Hit(hit.tokens, known.hbm_tokens)
+            found = seen
         self._memo = (prefix, now_s, found)
         return found
 
