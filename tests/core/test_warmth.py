@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from amf.core.config import FabricConfig
 from amf.core.state.observed import Observed
-from amf.core.state.prefix_tree import PrefixTree
+from amf.core.state.prefix_tree import Node, PrefixTree
 from amf.core.state.warmth import Warmth
 from amf.core.types import Prefix, Tier
 from kit import prefix, worker
@@ -81,6 +81,79 @@ def test_pins_balance_and_dropping_workers_leaves_nothing(steps: list[tuple[str,
     tree.drop_worker("v")
     tree.check_invariants()
     assert not any(tree.hits(chain, 0.0, int) for chain in CHAINS)
+
+
+class Unjoined(PrefixTree):
+    """Every run stays a node of its own, as it was made."""
+
+    def _join(self, node: Node, child: Node) -> None:
+        pass
+
+
+def session(number: int, calls: int) -> Prefix:
+    """A conversation after so many calls: each adds a run to the last prompt."""
+    return prefix(("s", 64), *((f"session {number}, call {call}", 48) for call in range(calls)))
+
+
+tree_steps = st.lists(
+    st.tuples(
+        st.sampled_from(["send", "send", "send", "end", "end", "break off", "pass", "forget", "clear"]),
+        st.sampled_from(["u", "v"]),
+        st.integers(0, 3),
+        st.integers(0, 9),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(tree_steps, st.integers(300, 900), st.integers(30, 90))
+def test_joining_a_sessions_runs_changes_no_answer(
+    steps: list[tuple[str, str, int, int]], capacity_tokens: int, max_blocks: int
+):
+    joined, plain = PrefixTree(max_blocks), Unjoined(max_blocks)
+    for tree in (joined, plain):
+        tree.add_worker("u", capacity_tokens)
+        tree.add_worker("v", capacity_tokens)
+    flying: list[tuple[str, Prefix]] = []
+    calls, now_s = Counter[int](), 0.0
+    for what, name, number, pick in steps:
+        if what == "send":
+            calls[number] = (
+                pick % 3 if pick > 7 else calls[number] + (pick > 1)
+            )  # anew, one more run, or the same again
+            flying.append((name, session(number, calls[number])))
+            assert joined.pin(*flying[-1], now_s) == plain.pin(*flying[-1], now_s)
+        elif what in ("end", "break off") and flying:
+            where, chain = flying.pop(pick % len(flying))
+            for tree in (joined, plain):
+                tree.unpin(where, chain, now_s, now_s + 20.0 if what == "end" else now_s)
+        elif what == "pass":  # several calls end at one time, so that eviction has ties to break
+            now_s += pick
+        elif what == "forget":
+            assert joined.forget_older(name, now_s - pick) == plain.forget_older(name, now_s - pick)
+        elif what == "clear" and not pick:
+            joined.clear_worker(name)
+            plain.clear_worker(name)
+        joined.check_invariants()
+        plain.check_invariants()
+        assert joined.tokens == plain.tokens
+        for chain in (session(number, count) for number in range(4) for count in (1, calls[number])):
+            found = joined.hits(chain, now_s, int)
+            assert found == plain.hits(chain, now_s, int)
+            assert all(joined.hit(worker, chain, now_s) == found.get(worker, 0) for worker in ("u", "v"))
+
+
+def test_a_session_is_one_node_however_many_calls_it_had():
+    tree = PrefixTree(max_blocks=10_000)
+    tree.add_worker("w", 1_000_000)
+    for calls in range(1, 30):
+        tree.pin("w", session(1, calls), float(calls))
+        tree.unpin("w", session(1, calls), float(calls), calls + 100.0)
+        assert len(tree._held["w"]) == 1
+    tree.pin("w", session(2, 1), 30.0)
+    assert len(tree._held["w"]) == 3, "where two sessions part, the node is cut"
+    tree.check_invariants()
 
 
 def test_the_registry_is_bounded():

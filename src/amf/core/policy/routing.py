@@ -76,13 +76,13 @@ def _quotes(state: CallState, contention_s: float, view: PoolView) -> list[_Quot
     reuse = view.config.displaced_reuse
     home_of, own = view.lanes.homes.get, _own_worker(state, view)
     priced: tuple[object, object] = (None, None)  # most workers share a profile, and the hit of a common system prompt
-    profile_s, new_tokens = 0.0, prompt_tokens
+    profile_s, new_tokens, restores = 0.0, prompt_tokens, False
     quotes: list[_Quote] = []
     for worker in usable(state, view):
         name, profile = worker.name, worker.profile
         hit = hits.get(name, COLD)
         if hit is not priced[0] or profile is not priced[1]:
-            priced, new_tokens = (hit, profile), prompt_tokens - hit.tokens
+            priced, new_tokens, restores = (hit, profile), prompt_tokens - hit.tokens, hit.tokens != hit.hbm_tokens
             profile_s = prefill_s(profile, new_tokens, hit.tokens)
         running, home = len(worker.flights), home_of(name)
         residents = home.residents - (name == own) if home is not None else 0
@@ -93,7 +93,7 @@ def _quotes(state: CallState, contention_s: float, view: PoolView) -> list[_Quot
         )
         if worker.prefill_free_s > now_s:
             total_s += worker.prefill_free_s - now_s
-        if hit.tokens != hit.hbm_tokens:
+        if restores:
             total_s += _restore_s(worker, hit, view)
         overflow_tokens = held[name] + new_tokens - worker.kv_tokens
         if overflow_tokens > 0 and (kv_tokens := worker.kv_tokens):  # as `_displacement_s`, without its calls

@@ -21,6 +21,7 @@ class Observed:
         self._bits: dict[str, int] = {}
         self._names: dict[int, str] = {}
         self._groups: dict[int, tuple[str, ...]] = {}  # mask -> names
+        self._last: tuple[Prefix, list[tuple[tuple[int, int], int]]] | None = None
         self._blocks: dict[int, int] = {}  # bit -> distinct (tier, key) held
 
     def add_worker(self, worker: str) -> None:
@@ -41,6 +42,7 @@ class Observed:
 
     def clear_worker(self, worker: str) -> None:
         bit = self._bits.get(worker, 0)
+        self._last = None
         if not bit:
             return
         for masks in self._masks.values():
@@ -53,6 +55,7 @@ class Observed:
         bit = self._bits.get(worker, 0)
         if not bit:
             return
+        self._last = None
         masks = self._masks[tier]
         for key in keys:
             mask = masks.get(key, 0)
@@ -65,6 +68,7 @@ class Observed:
 
     def evicted(self, worker: str, keys: tuple[int, ...], tier: Tier) -> None:
         bit = self._bits.get(worker, 0)
+        self._last = None
         masks = self._masks[tier]
         for key in keys:
             if not masks.get(key, 0) & bit:
@@ -81,26 +85,12 @@ class Observed:
     def hits(self, prefix: Prefix) -> list[tuple[tuple[int, int], tuple[str, ...]]]:
         """Groups of workers by what they hold: ((tokens warm in any tier, tokens of these in HBM), names). Workers with none
         are absent."""
-        if not prefix.keys or not any(self._blocks.values()):
-            return []
-        fast = _depths(prefix.keys, self._holders(False))
-        if not self._has_lower():
-            return [((prefix.tokens_at(depth),) * 2, self._named(mask)) for depth, mask in fast]
-        return [
-            ((prefix.tokens_at(depth), prefix.tokens_at(shallow)), self._named(both))
-            for depth, mask in _depths(prefix.keys, self._holders(True))
-            for shallow, other in (*fast, (0, ~sum(mask for _, mask in fast)))
-            if (both := mask & other)
-        ]
+        return [(tokens, self._named(mask)) for tokens, mask in self._look(prefix)]
 
     def hit(self, worker: str, prefix: Prefix) -> tuple[int, int]:
         """The same for one worker; (0, 0) if it holds none."""
         bit = self._bits.get(worker, 0)
-        if not prefix.keys or not self._blocks.get(bit):
-            return 0, 0
-        fast = _depth(prefix.keys, bit, self._holders(False))
-        deep = _depth(prefix.keys, bit, self._holders(True)) if self._has_lower() else fast
-        return prefix.tokens_at(deep), prefix.tokens_at(fast)
+        return next((tokens for tokens, mask in self._look(prefix) if mask & bit), (0, 0))
 
     def blocks(self, worker: str) -> int:
         """Distinct blocks the worker holds, over all tiers."""
@@ -113,6 +103,25 @@ class Observed:
             masks[key] = mask
         else:
             del masks[key]
+
+    def _look(self, prefix: Prefix) -> list[tuple[tuple[int, int], int]]:
+        """`hits` with masks for names. The last answer is remembered until anything changes: one decision asks twice."""
+        if self._last is not None and self._last[0] is prefix:
+            return self._last[1]
+        found: list[tuple[tuple[int, int], int]] = []
+        if prefix.keys and any(self._blocks.values()):
+            fast = _depths(prefix.keys, self._holders(False))
+            if self._has_lower():
+                found = [
+                    ((prefix.tokens_at(depth), prefix.tokens_at(shallow)), both)
+                    for depth, mask in _depths(prefix.keys, self._holders(True))
+                    for shallow, other in (*fast, (0, ~sum(mask for _, mask in fast)))
+                    if (both := mask & other)
+                ]
+            else:
+                found = [((prefix.tokens_at(depth),) * 2, mask) for depth, mask in fast]
+        self._last = (prefix, found)
+        return found
 
     def _has_lower(self) -> bool:
         return any(masks for tier, masks in self._masks.items() if tier is not Tier.HBM)
@@ -159,20 +168,6 @@ def _depths(keys: tuple[int, ...], holders: Holders) -> list[tuple[int, int]]:
         if mask ^ deeper:
             spans.append((low, middle - 1, mask ^ deeper))
     return depths
-
-
-def _depth(keys: tuple[int, ...], bit: int, holders: Holders) -> int:
-    """The same for one worker."""
-    if not holders(keys[0], 0) & bit:
-        return 0
-    low, high = 1, len(keys)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if holders(keys[middle - 1], 0) & bit:
-            low = middle
-        else:
-            high = middle - 1
-    return _checked(keys, low, bit, holders)[0][0]
 
 
 def _checked(keys: tuple[int, ...], depth: int, mask: int, holders: Holders) -> list[tuple[int, int]]:

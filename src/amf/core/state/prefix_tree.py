@@ -276,7 +276,7 @@ class PrefixTree:
         return path
 
     def _split(self, node: Node, at: int) -> Node:
-        """Cut a node after `at` keys; returns the new upper part. In the middle of a run, the lower half of it is the old one."""
+        """Cut a node after `at` keys; returns the new upper part. Of a run that is cut, the lower half is the old one."""
         parent = node.parent
         assert parent is not None
         upper = Node(node.keys[:at], node.ends[:at], node.start, parent)

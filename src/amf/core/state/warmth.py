@@ -8,7 +8,6 @@ reported `cached_tokens` disproves it (`correct`). Belief is never more than a b
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from amf.core.config import FabricConfig
 from amf.core.state.observed import Observed
@@ -16,7 +15,8 @@ from amf.core.state.prefix_tree import PrefixTree
 from amf.core.types import Prefix, Tier, Worker
 
 
-class Hit(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hit:
     """Tokens of a prompt warm on a worker: in any tier, and of these in HBM. The rest must be loaded back."""
 
     tokens: int
