@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from amf.core.config import FabricConfig
 from amf.core.state.observed import Observed
-from amf.core.state.prefix_tree import PrefixTree
+from amf.core.state.prefix_tree import Node, PrefixTree
 from amf.core.state.warmth import Warmth
 from amf.core.types import Prefix, Tier
 from kit import prefix, worker
@@ -83,6 +83,79 @@ def test_pins_balance_and_dropping_workers_leaves_nothing(steps: list[tuple[str,
     assert not any(tree.hits(chain, 0.0, int) for chain in CHAINS)
 
 
+class Unjoined(PrefixTree):
+    """Every run stays a node of its own, as it was made."""
+
+    def _join(self, node: Node, child: Node) -> None:
+        pass
+
+
+def session(number: int, calls: int) -> Prefix:
+    """A conversation after so many calls: each adds a run to the last prompt."""
+    return prefix(("s", 64), *((f"session {number}, call {call}", 48) for call in range(calls)))
+
+
+tree_steps = st.lists(
+    st.tuples(
+        st.sampled_from(["send", "send", "send", "end", "end", "break off", "pass", "forget", "clear"]),
+        st.sampled_from(["u", "v"]),
+        st.integers(0, 3),
+        st.integers(0, 9),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(tree_steps, st.integers(300, 900), st.integers(30, 90))
+def test_joining_a_sessions_runs_changes_no_answer(
+    steps: list[tuple[str, str, int, int]], capacity_tokens: int, max_blocks: int
+):
+    joined, plain = PrefixTree(max_blocks), Unjoined(max_blocks)
+    for tree in (joined, plain):
+        tree.add_worker("u", capacity_tokens)
+        tree.add_worker("v", capacity_tokens)
+    flying: list[tuple[str, Prefix]] = []
+    calls, now_s = Counter[int](), 0.0
+    for what, name, number, pick in steps:
+        if what == "send":
+            calls[number] = (
+                pick % 3 if pick > 7 else calls[number] + (pick > 1)
+            )  # anew, one more run, or the same again
+            flying.append((name, session(number, calls[number])))
+            assert joined.pin(*flying[-1], now_s) == plain.pin(*flying[-1], now_s)
+        elif what in ("end", "break off") and flying:
+            where, chain = flying.pop(pick % len(flying))
+            for tree in (joined, plain):
+                tree.unpin(where, chain, now_s, now_s + 20.0 if what == "end" else now_s)
+        elif what == "pass":  # several calls end at one time, so that eviction has ties to break
+            now_s += pick
+        elif what == "forget":
+            assert joined.forget_older(name, now_s - pick) == plain.forget_older(name, now_s - pick)
+        elif what == "clear" and not pick:
+            joined.clear_worker(name)
+            plain.clear_worker(name)
+        joined.check_invariants()
+        plain.check_invariants()
+        assert joined.tokens == plain.tokens
+        for chain in (session(number, count) for number in range(4) for count in (1, calls[number])):
+            found = joined.hits(chain, now_s, int)
+            assert found == plain.hits(chain, now_s, int)
+            assert all(joined.hit(worker, chain, now_s) == found.get(worker, 0) for worker in ("u", "v"))
+
+
+def test_a_session_is_one_node_however_many_calls_it_had():
+    tree = PrefixTree(max_blocks=10_000)
+    tree.add_worker("w", 1_000_000)
+    for calls in range(1, 30):
+        tree.pin("w", session(1, calls), float(calls))
+        tree.unpin("w", session(1, calls), float(calls), calls + 100.0)
+        assert len(tree._held["w"]) == 1
+    tree.pin("w", session(2, 1), 30.0)
+    assert len(tree._held["w"]) == 3, "where two sessions part, the node is cut"
+    tree.check_invariants()
+
+
 def test_the_registry_is_bounded():
     tree = PrefixTree(max_blocks=500)
     tree.add_worker("w", 10_000_000)
@@ -108,6 +181,13 @@ block_events = st.lists(
 )
 
 
+def observed_hits(observed: Observed, chain: Prefix) -> dict[str, tuple[int, int]]:
+    """By worker; each asked alone must get the same answer."""
+    hits = {name: tokens for tokens, names in observed.hits(chain) for name in names}
+    assert all(observed.hit(name, chain) == hits.get(name, (0, 0)) for name in ("u", "v", "w"))
+    return hits
+
+
 @settings(max_examples=200, deadline=None)
 @given(block_events)
 def test_observed_hits_equal_a_counter_of_copies(steps: list[tuple[str, bool, int, int]]):
@@ -125,7 +205,7 @@ def test_observed_hits_equal_a_counter_of_copies(steps: list[tuple[str, bool, in
             truth[name] -= Counter(keys)
         assert observed.blocks(name) == len(truth[name])
     for chain in CHAINS:
-        hits = observed.hits(chain)
+        hits = observed_hits(observed, chain)
         for name, copies in truth.items():
             depth = next((i for i, key in enumerate(chain.keys) if not copies[key]), len(chain.keys))
             found = hits.get(name, (0, 0))[0]
@@ -143,7 +223,7 @@ def test_an_interior_block_missing_ends_the_match_there():
     chain = prefix(("a", 16 * 64))
     observed.stored("w", chain.keys, Tier.HBM)
     observed.evicted("w", (chain.keys[32],), Tier.HBM)
-    assert observed.hits(chain)["w"] == (32 * 16, 32 * 16)
+    assert observed_hits(observed, chain)["w"] == (32 * 16, 32 * 16)
 
 
 def test_lower_tiers_count_as_warm_but_not_as_hbm():
@@ -152,7 +232,7 @@ def test_lower_tiers_count_as_warm_but_not_as_hbm():
     chain = prefix(("a", 16 * 10))
     observed.stored("w", chain.keys[:4], Tier.HBM)
     observed.stored("w", chain.keys, Tier.DRAM)
-    assert observed.hits(chain)["w"] == (160, 64)
+    assert observed_hits(observed, chain)["w"] == (160, 64)
 
 
 def registry(**changes: object) -> Warmth:

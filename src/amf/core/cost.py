@@ -171,7 +171,11 @@ def prefill_s(profile: WorkerProfile, new_tokens: int, cached_tokens: int) -> fl
     """Seconds to prefill `new_tokens` after `cached_tokens`, compute-bound, in one iteration; 0 if nothing is new."""
     if new_tokens <= 0:
         return 0.0
-    return _prefill_flops(profile, new_tokens, cached_tokens) / profile.flops_per_s + profile.iteration_overhead_s
+    if profile.window_attention_flops:
+        flops = _prefill_flops(profile, new_tokens, cached_tokens)
+    else:  # the same, without a call: workers are priced by the dozen
+        flops = new_tokens * (profile.flops_per_token + profile.attention_flops * (cached_tokens + new_tokens / 2))
+    return flops / profile.flops_per_s + profile.iteration_overhead_s
 
 
 def iteration_s(

@@ -10,7 +10,6 @@ from amf.core.policy.interface import Placement, Policies, PoolView
 from amf.core.state.book import Book
 from amf.core.state.pipelines import CallState
 from amf.core.state.pools import Pool
-from amf.core.state.warmth import COLD
 
 
 def pump(book: Book, policies: Policies, pool: Pool) -> list[Decision]:
@@ -74,7 +73,7 @@ def _dispatch(book: Book, state: CallState, placement: Placement, due_s: float |
     call, pool = state.call, book.pools[state.call.pool]
     hit_tokens = placement.hit_tokens
     if hit_tokens is None:
-        hit_tokens = pool.warmth.hits(call.prefix, book.now_s).get(name, COLD).tokens
+        hit_tokens = pool.warmth.hit(name, call.prefix, book.now_s).tokens
     book.send(state, pool.workers[name], hit_tokens)
     budget_s = slack_s = None
     if due_s is not None:

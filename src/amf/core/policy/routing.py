@@ -44,16 +44,18 @@ def hold_back(state: CallState, view: PoolView) -> Placement:
         total_s = quote[0] + (service_s if reason.startswith("memory") else 0.0)
         if total_s < best_s:
             best_s, best, obstacle = total_s, quote, reason
+    name, hit_tokens = best[3], best[5].tokens
+    claim = name if obstacle and _lapsed(state, view) and not view.reserved else ""
+    if state.held and (obstacle or best_s == inf):
+        return Placement(None, _AGAIN, reserve=claim)
     alternatives = tuple(
         _price(quote, contention_s, view, notes, state) for quote in quotes[: view.config.max_alternatives]
     )
-    name, hit_tokens = best[3], best[5].tokens
     if best_s == inf:
         reason = f"held on every worker: {notes[quotes[0][3]]}"
         return Placement(None, Because(reason=reason, alternatives=alternatives))
     if obstacle:
         reason = f"held for the cheapest worker {name}: {obstacle}"
-        claim = name if _lapsed(state, view) and not view.reserved else ""
         return Placement(None, Because(reason=reason, alternatives=alternatives), reserve=claim)
     reason = f"cheapest of {len(quotes)} workers, {hit_tokens} of {state.call.prompt_tokens} prompt tokens warm"
     return Placement(name, Because(reason=reason, alternatives=alternatives), hit_tokens)
@@ -71,15 +73,16 @@ def _quotes(state: CallState, contention_s: float, view: PoolView) -> list[_Quot
     now_s, prompt_tokens = view.now_s, state.call.prompt_tokens
     hits, held = view.warmth.hits(state.call.prefix, now_s), view.warmth.predicted_tokens
     share, output_tokens = view.config.interference_share, state.expected_output_tokens
+    reuse = view.config.displaced_reuse
     home_of, own = view.lanes.homes.get, _own_worker(state, view)
     priced: tuple[object, object] = (None, None)  # most workers share a profile, and the hit of a common system prompt
-    profile_s, new_tokens = 0.0, prompt_tokens
+    profile_s, new_tokens, restores = 0.0, prompt_tokens, False
     quotes: list[_Quote] = []
     for worker in usable(state, view):
         name, profile = worker.name, worker.profile
         hit = hits.get(name, COLD)
         if hit is not priced[0] or profile is not priced[1]:
-            priced, new_tokens = (hit, profile), prompt_tokens - hit.tokens
+            priced, new_tokens, restores = (hit, profile), prompt_tokens - hit.tokens, hit.tokens != hit.hbm_tokens
             profile_s = prefill_s(profile, new_tokens, hit.tokens)
         running, home = len(worker.flights), home_of(name)
         residents = home.residents - (name == own) if home is not None else 0
@@ -90,11 +93,12 @@ def _quotes(state: CallState, contention_s: float, view: PoolView) -> list[_Quot
         )
         if worker.prefill_free_s > now_s:
             total_s += worker.prefill_free_s - now_s
-        if hit.tokens != hit.hbm_tokens:
+        if restores:
             total_s += _restore_s(worker, hit, view)
         overflow_tokens = held[name] + new_tokens - worker.kv_tokens
-        if overflow_tokens > 0 and worker.kv_tokens:
-            total_s += _displacement_s(worker, overflow_tokens, view)
+        if overflow_tokens > 0 and (kv_tokens := worker.kv_tokens):  # as `_displacement_s`, without its calls
+            forgotten_s = prefill_s(profile, overflow_tokens if overflow_tokens < kv_tokens else kv_tokens, 0)
+            total_s += reuse * (forgotten_s * worker.prefill_scale)
         quotes.append((total_s, residents, running, name, worker, hit))
     return quotes
 
@@ -130,6 +134,7 @@ def _obstacle(state: CallState, worker: WorkerState, hit: Hit, view: PoolView) -
 
 
 _PROTECTED = "protected: the memory belongs to contexts inside their break-even time"
+_AGAIN = Because(reason="held as before")  # nobody is told twice
 _RESERVED = "reserved: kept free for a call that has waited too long"
 
 

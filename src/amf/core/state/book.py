@@ -15,7 +15,6 @@ from amf.core.state.ledger import Account, charge
 from amf.core.state.pipelines import CallState, CallStatus, Pipeline, Pipelines
 from amf.core.state.pools import Pool
 from amf.core.state.profiles import Profiles
-from amf.core.state.warmth import COLD
 from amf.core.state.workers import Flight, WorkerState
 from amf.core.types import Call, Prefix, Worker
 
@@ -259,13 +258,18 @@ class Book:
         if lane.counted_resident and lane.idle and not lane.waiting and not state.attempt:
             self.profiles.observe_return(call.pool, returned=True)
         state.known_tokens = max(state.known_tokens, shared_tokens(lane.prefix, call.prefix))
-        hit_tokens = pool.warmth.hits(call.prefix, self.now_s).get(lane.worker, COLD).tokens
-        self.lanes.arrived(call.run_id, call.pool, call.prompt_tokens - hit_tokens <= self.config.cold_tokens)
+        cold_tokens = self.config.cold_tokens
+        still_warm = call.prompt_tokens <= cold_tokens or (
+            call.prompt_tokens - pool.warmth.hit(lane.worker, call.prefix, self.now_s).tokens <= cold_tokens
+        )
+        self.lanes.arrived(call.run_id, call.pool, still_warm)
 
 
 def shared_tokens(one: Prefix, other: Prefix) -> int:
     """Tokens of the longest common prefix, by bisection on the chained keys; counted as `other` counts them."""
     low, high = 0, min(len(one.keys), len(other.keys))
+    if high and one.keys[high - 1] == other.keys[high - 1]:  # as when a conversation goes on
+        return other.tokens_at(high)
     while low < high:
         middle = (low + high + 1) // 2
         if one.keys[middle - 1] == other.keys[middle - 1]:

@@ -22,6 +22,7 @@ class Lane:
     prefix: Prefix
     context_tokens: int
     in_flight: int = 0
+    earlier: Prefix | None = None  # kept until the call ends: to free its keys takes longer than to decide
     waiting: int = 0
     idle_since_s: float = inf
     protected_until_s: float = -inf
@@ -102,7 +103,7 @@ class Lanes:
         if lane is None:
             lane = Lane(run_id, pool, worker, prefix, 0, waiting=1)
             self._lanes[(run_id, pool)] = lane
-        lane.worker, lane.prefix = worker, prefix
+        lane.worker, lane.prefix, lane.earlier = worker, prefix, lane.prefix
         lane.waiting = max(0, lane.waiting - 1)
         lane.in_flight += 1
         lane.context_tokens = prefix.total_tokens
@@ -115,7 +116,7 @@ class Lanes:
         lane = self._take(run_id, pool)
         if lane is None:
             return
-        lane.in_flight = max(0, lane.in_flight - 1)
+        lane.in_flight, lane.earlier = max(0, lane.in_flight - 1), None
         lane.context_tokens = context_tokens
         lane.idle_since_s = self._now_s
         lane.protected_until_s = self._now_s + protect_s

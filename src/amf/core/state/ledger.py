@@ -26,8 +26,17 @@ class Account:
     reprefill_bytes: float = 0.0
 
     def add(self, other: "Account") -> None:
-        for name in self.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.prompt_tokens += other.prompt_tokens
+        self.cached_tokens += other.cached_tokens
+        self.recomputed_tokens += other.recomputed_tokens
+        self.output_tokens += other.output_tokens
+        self.service_s += other.service_s
+        self.queue_s += other.queue_s
+        self.gpu_s += other.gpu_s
+        self.cost_usd += other.cost_usd
+        self.kv_bytes += other.kv_bytes
+        self.weight_bytes += other.weight_bytes
+        self.reprefill_bytes += other.reprefill_bytes
 
     def to_dict(self) -> dict[str, float]:
         return asdict(self)

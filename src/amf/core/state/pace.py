@@ -31,8 +31,9 @@ class Pace:
 
     def within(self, pool: "Pace") -> float:
         """A worker's factor, drawn towards its pool's."""
-        factor = (self.observed_s + _WORKER_PRIOR_S * pool.factor) / (self.expected_s + _WORKER_PRIOR_S)
-        return pool.factor if abs(factor - pool.factor) <= _NOISE * pool.factor else factor
+        usual = pool.factor
+        factor = (self.observed_s + _WORKER_PRIOR_S * usual) / (self.expected_s + _WORKER_PRIOR_S)
+        return usual if -_NOISE * usual <= factor - usual <= _NOISE * usual else factor
 
 
 class Paces:

@@ -44,6 +44,8 @@ class Pool:
         return [self.waiting[call_id] for _, _, call_id in self._order[:count]]
 
     def add(self, worker: WorkerState, now_s: float) -> None:
+        like = next((other for other in self.workers.values() if other.profile == worker.profile), worker)
+        worker.profile = like.profile  # one object, so that prices of equal workers are seen to be equal
         self.workers[worker.name] = worker
         self.warmth.add_worker(worker.spec)
         self.refresh(now_s)

@@ -51,7 +51,7 @@ class Profiles:
 
     def observe_return(self, pool: str, returned: bool) -> None:
         """An idle pipeline came back to this pool, or has been given up."""
-        profile = self._pools.setdefault(pool, Profile(self._config))
+        profile = self._pool(pool)
         profile.outcomes += 1
         profile.returns += returned
         if profile.outcomes > _MEMORY_RETURNS:
@@ -91,6 +91,12 @@ class Profiles:
         share = service_s / (service_s + profile.gap_s.value) if service_s else 0.0
         return share * self.return_odds(pool), service_s
 
+    def _pool(self, pool: str) -> Profile:
+        profile = self._pools.get(pool)
+        if profile is None:
+            profile = self._pools[pool] = Profile(self._config)
+        return profile
+
     def _best(self, graph: str, hop: str, pool: str) -> Profile:
         found = self._positions.get((graph, hop)) if hop else None
         if found is None or not found.service_s.count:
@@ -98,7 +104,7 @@ class Profiles:
         return found
 
     def _owners(self, call: Call) -> list[Profile]:
-        owners = [self._pools.setdefault(call.pool, Profile(self._config))]
+        owners = [self._pool(call.pool)]
         if call.hop:
             position = (call.graph, call.hop)
             profile = self._positions.pop(position, None) or Profile(self._config)

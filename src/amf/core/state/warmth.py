@@ -86,19 +86,26 @@ class Warmth:
             return Hit(min(tokens, most), min(tokens, most))
 
         found = self._predicted.hits(prefix, now_s, predicted)
-        seen: dict[tuple[int, int], Hit] = {}
-        for name, pair in self._observed.hits(prefix).items():
-            known = found.get(name, COLD)
-            if pair[0] <= known.tokens:
-                continue
-            if known is COLD and pair in seen:
-                found[name] = seen[pair]
-                continue
-            found[name] = Hit(min(pair[0], most), min(max(pair[1], known.hbm_tokens), most))
-            if known is COLD:
-                seen[pair] = found[name]
+        seen: dict[str, Hit] = {}
+        for (tokens, hbm_tokens), names in self._observed.hits(prefix):
+            seen.update(dict.fromkeys(names, Hit(min(tokens, most), min(hbm_tokens, most))))
+        if seen:
+            for name, known in found.items():
+                hit = seen.get(name, COLD)
+                if hit.tokens <= known.tokens:
+                    seen[name] = known
+                elif hit.hbm_tokens < known.hbm_tokens:
+                    seen[name] = Hit(hit.tokens, known.hbm_tokens)
+            found = seen
         self._memo = (prefix, now_s, found)
         return found
+
+    def hit(self, name: str, prefix: Prefix, now_s: float) -> Hit:
+        """The same for one worker."""
+        most = max(prefix.total_tokens - 1, 0)
+        known = min(self._predicted.hit(name, prefix, now_s), most)
+        tokens, hbm_tokens = self._observed.hit(name, prefix)
+        return Hit(known, known) if tokens <= known else Hit(min(tokens, most), min(max(hbm_tokens, known), most))
 
     def dispatched(self, name: str, prefix: Prefix, now_s: float) -> float:
         """A call was sent. Returns when its warm part was last used before (for `correct`)."""

@@ -74,9 +74,9 @@ class WorkerState:
 
     def refresh_paces(self) -> None:
         """Renew the speed factors from what this worker and its pool have shown."""
-        pool = self._pool_paces
-        self.prefill_scale = self._paces.prefill.within(pool.prefill)
-        self.decode_scale = self._paces.decode.within(pool.decode)
+        own, pool = self._paces, self._pool_paces
+        self.prefill_scale = own.prefill.within(pool.prefill)
+        self.decode_scale = own.decode.within(pool.decode)
         self.decode_step_s = self._decode_base_s * self.decode_scale
 
     def backlog_s(self, now_s: float) -> float:

@@ -1,5 +1,6 @@
 """Rules that look at load or at the session alone. They bind at once: whatever waits, waits in the engine."""
 
+from functools import lru_cache
 from hashlib import blake2b
 from math import ceil
 
@@ -25,13 +26,20 @@ def session_affinity(state: CallState, view: PoolView) -> Placement:
     """Consistent (rendezvous) hashing of the session with bounded load: the first worker in the session's own ranking whose
     load is below `affinity_load_factor` x the mean (Mirrokni et al., consistent hashing with bounded loads)."""
     workers = usable(state, view)
-    bound = ceil(view.config.affinity_load_factor * (sum(w.running for w in workers) + 1) / len(workers))
-    ranked = sorted(workers, key=lambda w: (_rank(state.call.run_id, w.name), w.name))
-    worker = next(w for w in ranked if w.running < bound)
-    turned_away = ranked.index(worker)
+    bound = ceil(view.config.affinity_load_factor * (sum([len(w.flights) for w in workers]) + 1) / len(workers))
+    ranking = _ranking(state.call.run_id, tuple([w.name for w in workers]))
+    turned_away, worker = next(
+        (turn, workers[index]) for turn, index in enumerate(ranking) if len(workers[index].flights) < bound
+    )
     return Placement(
         worker.name, Because(reason=f"session hash, {turned_away} fuller workers passed over (bound {bound})")
     )
+
+
+@lru_cache(maxsize=4_096)
+def _ranking(session: str, workers: tuple[str, ...]) -> tuple[int, ...]:
+    """Indices of the workers in the session's own order. Remembered, since a session asks at each of its calls."""
+    return tuple(sorted(range(len(workers)), key=lambda index: (_rank(session, workers[index]), workers[index])))
 
 
 def _rank(session: str, worker: str) -> bytes:
