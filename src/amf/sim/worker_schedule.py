@@ -77,7 +77,7 @@ class Scheduler:
         if (live := self._prefilling) and (chunk := self.config.token_budget - self.lockstep.batch):
             limits.append((live.length - live.computed - 1) // chunk)
         ticks, free = min(limits, default=0), self.pool.free
-        if self.blocks_ahead(ticks) <= free:
+        if self._fits(ticks, free):
             return ticks
         return bisect_right(range(ticks), free, key=lambda ahead: self.blocks_ahead(ahead + 1))
 
@@ -148,7 +148,7 @@ class Scheduler:
     def may_preempt(self, ticks_ahead: int) -> bool:
         """Whether the iteration after `ticks_ahead` silent ones could run out of blocks (errs towards yes)."""
         wanted = self.lockstep.batch + self._chunk(ticks_ahead) // self.config.block_tokens
-        return self.pool.free - self.blocks_ahead(ticks_ahead) <= wanted
+        return not self._fits(ticks_ahead, self.pool.free - wanted - 1)
 
     def complete(self, iteration: Iteration) -> tuple[list[Live], list[Live]]:
         """Give out the iteration's tokens. Returns the requests with their first token and those that ended, which
@@ -194,6 +194,12 @@ class Scheduler:
             computed = lengths[live] - 1 if live in lengths else live.computed
             assert 0 <= len(live.table) - -(-computed // size) <= (live in lengths), "blocks do not cover the sequence"
             assert live not in self.waiting, "running and waiting"
+
+    def _fits(self, ticks: int, blocks: int) -> bool:
+        """Whether the next `ticks` iterations, all of them silent, take `blocks` at most."""
+        if not self._prefilling and self.lockstep.opens_at_most(ticks) <= blocks:
+            return True
+        return self.blocks_ahead(ticks) <= blocks
 
     def _awaits_a_fill(self) -> bool:
         """Whether a block that decoding will fill is one that the refused head of the queue missed."""
