@@ -6,22 +6,34 @@ Sessions are generated, or recorded ones with `--trace`. Each worker serves `--l
 that a Llama 3.3 70B leaves on an H200; all are played to their end. Time is the process's CPU time of the run alone, without
 making the workload. The baseline in the same run is `session-affinity`: the ratio says what a policy costs the simulator.
 `kv events` rows have engines that report every block, as a fabric that subscribes to them would see.
+
+The shares say where the time goes: the fabric's decisions and books, the workers, and the shell (keys, clock, records). Their
+own clock is read around every call of the first two, which costs the rows a few microseconds a call.
+
+Memory is what the simulation and its fabric hold when the last session ends, beside plans and records: 32 sessions on
+4 workers and then four times as many, 16 live in either. What grows there, grows with finished pipelines.
 """
 
 import argparse
 import gc
 import json
 import platform
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from time import process_time
+from time import process_time, thread_time
+from typing import Any
 
 from amf.core.config import FabricConfig
 from amf.core.fabric import Fabric
 from amf.core.policy.bundles import policies_named
+from amf.core.types import Worker
 from amf.sim.loop import Simulation
+from amf.sim.plan import Workload
 from amf.sim.scenario import pool_worker, scenario_from_dict
 from amf.sim.workload import build, fleet_of
 
@@ -33,6 +45,7 @@ class Case:
     workers: int
     policy: str
     kv_events: bool = False
+    sessions: int | None = None  # in all; None: as many as live on each worker
 
 
 CASES = (
@@ -41,21 +54,50 @@ CASES = (
     Case(8, "session-affinity", kv_events=True),
     Case(64, "session-affinity"),
     Case(64, "fabric"),
+    Case(2048, "session-affinity", sessions=128),
+    Case(2048, "fabric", sessions=128),
 )
 
 
-def measure(case: Case, trace: Path | None, live: int, seed: int) -> dict[str, object]:
-    """Play one workload and time it."""
-    sessions = case.workers * live
-    workload: dict[str, object] = {"pipelines": sessions, "concurrency": sessions, "seed": seed}
+def time_methods(owner: object, names: Sequence[str], spent_s: Counter[str], share: str) -> None:
+    """From now on, calls of these methods of this object add their seconds to `share`."""
+
+    def timed(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            start_s = thread_time()
+            try:
+                return method(*arguments)
+            finally:
+                spent_s[share] += thread_time() - start_s
+
+        return call
+
+    for name in names:
+        setattr(owner, name, timed(getattr(owner, name)))
+
+
+def fleet_and_plans(
+    workers: int, sessions: int, concurrency: int, trace: Path | None, seed: int
+) -> tuple[list[Worker], Workload]:
+    workload: dict[str, object] = {"pipelines": sessions, "concurrency": concurrency, "seed": seed}
     workload |= {"kind": "claude-code", "path": str(trace.resolve())} if trace else {"kind": "coding-sessions"}
-    pool = {"model": "llama-3.3-70b", "workers": case.workers}
+    pool = {"model": "llama-3.3-70b", "workers": workers}
     scenario = scenario_from_dict({"workload": workload, "pool": [pool]}, "bench.toml")
     pools = fleet_of(scenario)
-    plans = build(scenario.workload, pools)
-    workers = [pool_worker(pool, index) for pool in pools for index in range(pool.workers)]
+    fleet = [pool_worker(pool, index) for pool in pools for index in range(pool.workers)]
+    return fleet, build(scenario.workload, pools)
+
+
+def measure(case: Case, trace: Path | None, live: int, seed: int) -> dict[str, Any]:
+    """Play one workload and time it."""
+    sessions = case.sessions or case.workers * live
+    workers, plans = fleet_and_plans(case.workers, sessions, sessions, trace, seed)
     workers = [replace(worker, has_kv_events=case.kv_events) for worker in workers]
     simulation = Simulation(Fabric(FabricConfig(), policies_named(case.policy)), workers, plans)
+    spent_s = Counter[str]()
+    time_methods(simulation.fabric, ["handle"], spent_s, "fabric")
+    for worker in simulation.workers.values():
+        time_methods(worker, ["submit", "advance", "next_event_s", "abort"], spent_s, "workers")
     gc.collect()
     gc.freeze()
     start_s = process_time()
@@ -63,6 +105,7 @@ def measure(case: Case, trace: Path | None, live: int, seed: int) -> dict[str, o
     elapsed_s = process_time() - start_s
     gc.unfreeze()
     prompts = [call.prompt_tokens for call in records.calls]
+    spent_s["shell"] = elapsed_s - spent_s["fabric"] - spent_s["workers"]
     return {
         "workers": case.workers,
         "policy": case.policy,
@@ -72,7 +115,26 @@ def measure(case: Case, trace: Path | None, live: int, seed: int) -> dict[str, o
         "hit_ratio": round(sum(call.cached_tokens or 0 for call in records.calls) / sum(prompts), 3),
         "cpu_s": round(elapsed_s, 2),
         "calls_per_s": round(len(prompts) / elapsed_s),
+        "shares": {name: round(each_s / elapsed_s, 2) for name, each_s in spent_s.items()},
     }
+
+
+def measure_memory(trace: Path | None, seed: int) -> list[dict[str, Any]]:
+    """What a simulation and its fabric hold at the end, beside plans and records, by how many sessions it has played."""
+    rows: list[dict[str, Any]] = []
+    for sessions in (32, 128):
+        workers, plans = fleet_and_plans(4, sessions, 16, trace, seed)
+        tracemalloc.start()
+        simulation = Simulation(Fabric(FabricConfig(), policies_named("fabric")), workers, plans)
+        records = simulation.run()
+        gc.collect()
+        at_end = tracemalloc.get_traced_memory()[0]
+        del simulation
+        gc.collect()
+        held = at_end - tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        rows.append({"sessions": sessions, "calls": len(records.calls), "held_mib": round(held / 2**20, 1)})
+    return rows
 
 
 def main() -> None:
@@ -85,18 +147,23 @@ def main() -> None:
     rows, baseline = [], {}
     print(
         f"{'workers':>8} {'policy':>28} {'calls':>7} {'median prompt':>14} {'calls/s':>8} {'vs session-affinity':>20}"
+        f"   fabric, workers, shell"
     )
     for case in CASES:
         row = measure(case, options.trace, options.live, options.seed)
-        rate = float(str(row["calls_per_s"]))
+        rate = row["calls_per_s"]
         row["ratio"] = round(rate / baseline.setdefault(case.workers, rate), 2)
         rows.append(row)
+        shares = ", ".join(f"{row['shares'][part]:.0%}" for part in ("fabric", "workers", "shell"))
         name = case.policy + (" + kv events" if case.kv_events else "")
         print(
             f"{case.workers:>8} {name:>28} {row['calls']:>7} {row['median_prompt_tokens']:>14} "
-            f"{row['calls_per_s']:>8} {row['ratio']:>19}x",
+            f"{row['calls_per_s']:>8} {row['ratio']:>19}x   {shares}",
             flush=True,
         )
+    memory = measure_memory(options.trace, options.seed)
+    for row in memory:
+        print(f"{row['sessions']:>8} sessions, {row['calls']} calls: {row['held_mib']} MiB held at the end", flush=True)
     if options.json:
         report = {
             "benchmark": "simulation",
@@ -106,6 +173,7 @@ def main() -> None:
             "seed": options.seed,
             "goal": GOALS,
             "rows": rows,
+            "memory": memory,
         }
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=2) + "\n")

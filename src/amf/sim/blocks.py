@@ -1,31 +1,84 @@
 """A worker's KV memory: fixed-size blocks, shared by prefix and reused in vLLM's order.
 
-A block is *held* (its count of holders is above zero) or *free*. A free block that still has a key can be found
-again, until it is reused. The free list is therefore two lists: `_blank`, blocks without a key, reused first, newest
-first; and `_idle`, keyed blocks, least recently released first. A request's blocks are released from the tail, so the
-end of a sequence is forgotten before its beginning.
+A block is *held* (its count of holders is above zero) or *free*. A free block that still has a key can be found again,
+until it is reused. Blank blocks, which have no key, are reused first; then keyed ones, least recently released first. A
+request's blocks are released from the tail, so the end of a sequence is forgotten before its beginning.
 
-Two requests can fill two blocks with the same content (a fully cached prompt still recomputes its last block). Each
-block keeps the key; `_first` names the copy that lookups return and `_more` the others, oldest first. A key is
-findable while a copy is left.
+A prompt has thousands of blocks, but its blocks share their fate in long *stretches*: of one sequence, neighbours in
+depth, with the same holders or side by side in the order of reuse. So the pool keeps stretches, and a call costs as
+many steps as its sequence has of them, seldom more than three:
 
-A prompt has thousands of blocks and a call touches all of them, so sequences are arrays and what a block has is kept in
-columns. Only blocks that gain or lose a key cost a dictionary access each. A lookup starts from a *trail*, the blocks of
-a sequence that was here before and has some key in common: as far as the keys agree, the blocks still have them (their
-`_lives` are unchanged) and are first copies, the trail is the answer, and the dictionary is asked from there on.
+- Which physical block holds what is nobody's concern; blank ones are only counted.
+- The index knows the first key of each stretch. Keys are chained (each says what was before), so how far two sequences
+  agree is found by bisection, and a sequence that leaves a stretch midway goes on in one that begins there.
+- Forgetting takes a stretch's deep end off. Holding a part of a stretch cuts it: of a free one the deep rest keeps its
+  place in the order; of a held one the rest is linked, so that tables that go further still find it (`BlockTable`).
+- What is released together, and is whole, becomes one stretch again.
+
+What can be found is closed under "prefix of": whoever holds or releases a block does the same to a copy of each before
+it. Hence if one key of a sequence is unknown, so are all after it.
+
+Two requests can fill two blocks with the same content (a fully cached prompt still recomputes its last block). Lookups
+return the oldest copy; the others, rare, are stretches of one block each in `_copies`, oldest first, and take its place
+block by block as it is forgotten.
 """
 
 from bisect import bisect_left
-from collections import Counter, deque
-from collections.abc import Iterable, Sequence
-from itertools import islice
-from typing import Any
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
 
-Blocks = NDArray[np.int64]
-NO_BLOCKS: Blocks = np.empty(0, np.int64)
+@dataclass(slots=True, eq=False)
+class Stretch:
+    """Blocks `lo` to `hi` of a sequence. `keys` begins with that of block `base`."""
+
+    keys: Sequence[int]
+    lo: int
+    hi: int
+    base: int = 0
+    holders: int = 1
+    is_first: bool = True  # the copy that lookups find
+    rest: "Stretch | None" = None  # what was cut off its end while it was held
+
+    def __len__(self) -> int:
+        return self.hi - self.lo
+
+    @property
+    def first_key(self) -> int:
+        return self.keys[self.lo - self.base]
+
+    def agrees_until(self, keys: Sequence[int], most: int) -> int:
+        """Up to where `keys`, whose block `lo` is this one's, are the same; `most` at most."""
+        own, base, end = self.keys, self.base, min(self.hi, most)
+        if keys[end - 1] == own[end - 1 - base]:
+            return end
+        return bisect_left(range(end), True, lo=self.lo + 1, key=lambda depth: keys[depth] != own[depth - base])
+
+
+Parts = list[tuple[Stretch, int]]  # stretches of one sequence, each as far as it belongs to it
+
+
+@dataclass(slots=True)
+class BlockTable:
+    """The blocks of one request: `keyed` leading ones that were stored or found, and `blank` ones after them. A part
+    that was cut since goes on in the `rest` of its stretch."""
+
+    keys: Sequence[int] = ()
+    parts: Parts = field(default_factory=list)
+    keyed: int = 0
+    blank: int = 0
+
+    def __len__(self) -> int:
+        return self.keyed + self.blank
+
+    def stretches(self) -> Iterator[Stretch]:
+        for stretch, end in self.parts:
+            yield stretch
+            while stretch.hi < end:
+                assert stretch.rest is not None
+                stretch = stretch.rest
+                yield stretch
 
 
 class BlockPool:
@@ -37,98 +90,106 @@ class BlockPool:
             raise ValueError(f"a block pool needs at least one block, not {blocks}")
         self.total = blocks
         self.releases = 0  # grows whenever a request that found no room may find some
-        self._holders = np.zeros(blocks, np.int64)
-        self._key: NDArray[Any] = np.full(blocks, None, object)  # the last one it had
-        self._keyed = np.zeros(blocks, bool)
-        self._lives = np.zeros(blocks, np.int64)  # how many keys the block has had and lost
-        self._is_first = np.zeros(blocks, bool)
-        self._trail: NDArray[Any] = np.full(blocks, None, object)  # of the last sequence remembered with the block
-        self._blank = list(range(blocks - 1, -1, -1))  # next to reuse last
-        self._idle = _Queue(blocks)
-        self._first: dict[int, int] = {}
-        self._more: dict[int, list[int]] = {}
-
-    def __contains__(self, key: int) -> bool:
-        return key in self._first
+        self.cached_free = 0  # free blocks that can still be found
+        self._blank = blocks
+        self._idle: OrderedDict[Stretch, None] = OrderedDict()  # free ones, next to forget first
+        self._index: dict[int, Stretch] = {}
+        self._copies: dict[int, list[Stretch]] = {}
 
     @property
     def free(self) -> int:
-        return len(self._blank) + len(self._idle)
+        return self._blank + self.cached_free
 
     @property
     def used(self) -> int:
-        return self.total - self.free
+        return self.total - self._blank - self.cached_free
 
-    @property
-    def cached_free(self) -> int:
-        """Free blocks that can still be found."""
-        return len(self._idle)
+    def match(self, keys: Sequence[int], most: int | None = None) -> Parts:
+        """The longest findable prefix of `keys`, `most` blocks at most."""
+        limit = len(keys) if most is None else most
+        depth, parts = 0, []
+        while depth < limit and (stretch := self._index.get(keys[depth])) is not None:
+            depth = stretch.agrees_until(keys, limit)
+            parts.append((stretch, depth))
+        return parts
 
-    def match(self, keys: Sequence[int], most: int | None = None) -> Blocks:
-        """Blocks of the longest findable prefix of `keys` (chained: each says what was before), `most` at most."""
-        most = len(keys) if most is None else most
-        known = self._known(keys, most)
-        rest = list(iter(map(self._first.get, islice(keys, len(known), most)).__next__, None))
-        return np.concatenate((known, np.array(rest, np.int64))) if rest else known
+    def has(self, keys: Sequence[int], depth: int) -> bool:
+        """Whether the first `depth` keys can be found."""
+        return depth_of(self.match(keys, depth)) == depth
 
-    def remember(self, blocks: Blocks, keys: Sequence[int]) -> None:
-        """Held `blocks`, stored under `keys`, are worth trying first when such keys are looked up."""
-        self._trail[blocks] = _Trail(keys, blocks, self._lives[blocks])
+    def hold(self, parts: Parts, keys: Sequence[int]) -> BlockTable:
+        """One more holder for what `match` has just found of `keys`."""
+        held: Parts = []
+        for stretch, end in parts:
+            if end < stretch.hi:
+                stretch = self._cut(stretch, end)
+            elif not stretch.holders:
+                del self._idle[stretch]
+            if not stretch.holders:
+                self.cached_free -= len(stretch)
+            stretch.holders += 1
+            held.append((stretch, end))
+        return BlockTable(keys, held, depth_of(held))
 
-    def count_free(self, blocks: Blocks) -> int:
-        """How many of `blocks` are on the free list."""
-        return len(blocks) - int(np.count_nonzero(self._holders[blocks]))
-
-    def hold(self, blocks: Blocks) -> None:
-        """One more holder for each of `blocks` (found by `match`)."""
-        self._idle.remove(blocks[self._holders[blocks] == 0])
-        self._holders[blocks] += 1
-
-    def allocate(self, count: int) -> tuple[Blocks, list[int]]:
-        """`count` blocks with one holder each, and the keys forgotten to make room."""
+    def take(self, table: BlockTable, count: int) -> list[int]:
+        """`count` more blocks for a request. Returns the keys forgotten to make room."""
         if count > self.free:
             raise ValueError(f"asked for {count} blocks, only {self.free} of {self.total} are free")
-        blank = self._blank
-        from_blank = min(count, len(blank))
-        blocks = np.array(blank[len(blank) - from_blank :][::-1], np.int64)
-        del blank[len(blank) - from_blank :]
-        evicted: list[int] = []
-        if from_blank < count:
-            oldest, evicted = self._forget_oldest(count - from_blank)
-            blocks = np.concatenate((blocks, oldest))
-        self._holders[blocks] = 1
-        return blocks, evicted
+        blank = min(count, self._blank)
+        self._blank -= blank
+        table.blank += count
+        return self._forget_oldest(count - blank) if blank < count else []
 
-    def store(self, blocks: Blocks, keys: Sequence[int]) -> None:
-        """Make held `blocks` findable under `keys`, which are distinct."""
-        self._key[blocks] = np.fromiter(keys, object, len(keys))
-        self._keyed[blocks] = True
-        if self._first.keys().isdisjoint(keys):
-            self._first.update(zip(keys, blocks.tolist(), strict=True))
-            self._is_first[blocks] = True
+    def store(self, table: BlockTable, end: int) -> None:
+        """Make the blocks before `end`, which a request holds, findable under its keys."""
+        keys, first = table.keys, table.keyed
+        table.blank -= end - first
+        table.keyed = end
+        last = self._last(table, first)
+        if last is None or last.is_first:
+            is_known = keys[first] in self._index
+        else:
+            is_known = self.has(keys, first + 1)
+        if is_known:
+            first = self._store_copies(table, first, end)
+        elif last is not None and last.is_first and last.holders == 1:
+            last.keys, last.base, last.hi, last.rest = keys, 0, end, None
+            table.parts[-1] = (table.parts[-1][0], end)
             return
-        for block, key in zip(blocks.tolist(), keys, strict=True):
-            if self._first.setdefault(key, block) == block:
-                self._is_first[block] = True
-            else:
-                self._more.setdefault(key, []).append(block)
+        if first < end:
+            stretch = self._index[keys[first]] = Stretch(keys, first, end)
+            table.parts.append((stretch, end))
 
-    def release(self, blocks: Blocks) -> None:
-        """One holder fewer for each block of a sequence, given from its beginning."""
-        left = self._holders[blocks] - 1
-        self._holders[blocks] = left
-        freed = blocks[left == 0]
-        keyed = self._keyed[freed]
-        self._idle.extend(freed[keyed][::-1])
-        self._blank.extend(freed[~keyed].tolist())
+    def release(self, table: BlockTable) -> None:
+        """One holder fewer for each block of a request, which has none from now on."""
+        freed: list[Stretch] = []
+        for stretch in list(table.stretches()):
+            stretch.holders -= 1
+            if stretch.holders:
+                continue
+            stretch.rest = None
+            self.cached_free += len(stretch)
+            before = freed[-1] if freed else None
+            if before is not None and before.is_first and stretch.is_first and before.hi == stretch.lo:
+                del self._index[stretch.first_key]
+                before.keys, before.base, before.hi = table.keys, 0, stretch.hi
+            else:
+                freed.append(stretch)
+        for stretch in reversed(freed):
+            self._idle[stretch] = None
+            if 2 * len(stretch) < len(stretch.keys):  # a small part does not keep the keys of a long sequence alive
+                stretch.keys = stretch.keys[stretch.lo - stretch.base : stretch.hi - stretch.base]
+                stretch.base = stretch.lo
+        self._blank += table.blank
+        table.parts, table.keyed, table.blank = [], 0, 0
         self.releases += 1
 
     def lose(self, count: int) -> int:
         """Forget up to `count` free keyed blocks, least recently released first; says how many."""
-        lost, keys = self._forget_oldest(min(count, len(self._idle)))
-        self._blank[:0] = lost[::-1].tolist()
+        lost = len(self._forget_oldest(min(count, self.cached_free)))
+        self._blank += lost
         self.releases += 1  # with fewer blocks to take over, a request may need fewer of the free ones
-        return len(keys)
+        return lost
 
     def clear(self) -> bool:
         """Forget every key. False, and nothing changes, while any block is held."""
@@ -139,128 +200,105 @@ class BlockPool:
 
     def contents(self) -> Counter[int]:
         """Copies of every findable key."""
-        return Counter(self._key[self._keyed].tolist())
+        copies = [stretch for group in self._copies.values() for stretch in group]
+        return Counter(key for stretch in (*self._index.values(), *copies) for key in _own_keys(stretch))
 
-    def check(self, held: Iterable[Blocks]) -> None:
-        """Raise AssertionError unless holders are exactly the `held` sequences and every list agrees with every
-        other."""
-        counts = np.bincount(np.concatenate((NO_BLOCKS, *held)), minlength=self.total)
-        assert (counts == self._holders).all(), "holders differ from the sequences that hold blocks"
-        idle = self._idle.items().tolist()
-        free = sorted([*self._blank, *idle])
-        assert free == np.flatnonzero(self._holders == 0).tolist(), "free list is wrong"
-        assert not self._keyed[self._blank].any(), "a blank block has a key"
-        assert self._keyed[idle].all(), "an idle block has no key"
-        copies: dict[int, list[int]] = {key: [block, *self._more.get(key, [])] for key, block in self._first.items()}
-        assert self._more.keys() <= self._first.keys() and all(self._more.values()), "stray copies"
-        by_key: dict[int, list[int]] = {}
-        for block, key in enumerate(self._key.tolist()):
-            if self._keyed[block]:
-                by_key.setdefault(key, []).append(block)
-        assert by_key == {key: sorted(blocks) for key, blocks in copies.items()}, "index differs from the blocks' keys"
-        assert np.flatnonzero(self._is_first).tolist() == sorted(self._first.values()), (
-            "first copies are marked wrongly"
-        )
+    def check(self, tables: Iterable[BlockTable]) -> None:
+        """Raise AssertionError unless holders are exactly `tables` and all the books agree."""
+        copies = [stretch for group in self._copies.values() for stretch in group]
+        known, tables = {*self._index.values(), *copies}, list(tables)
+        held = Counter(stretch for table in tables for stretch in table.stretches())
+        assert held.keys() <= known, "a held stretch is not in the books"
+        assert all(stretch.holders == held[stretch] for stretch in known), "holders differ from the tables that hold"
+        assert self._idle.keys() == {stretch for stretch in known if not stretch.holders}, "the free list is wrong"
+        assert self.cached_free == sum(map(len, self._idle)), "free blocks are miscounted"
+        in_use = sum(map(len, known)) + sum(table.blank for table in tables)
+        assert self._blank + in_use == self.total, "blocks are lost"
+        assert all(key == stretch.first_key and stretch.is_first for key, stretch in self._index.items()), "stray entry"
+        firsts = Counter(key for stretch in self._index.values() for key in _own_keys(stretch))
+        assert set(firsts.values()) <= {1}, "a key has two first copies"
+        assert self._copies.keys() <= firsts.keys() and all(self._copies.values()), "stray copies"
+        for key, group in self._copies.items():
+            assert all((_own_keys(each), each.is_first) == ([key], False) for each in group), "a wrong copy"
+        for table in tables:
+            ends = [(stretch.lo, stretch.hi) for stretch in table.stretches()]
+            joints = [0, *(hi for _, hi in ends)]
+            assert [lo for lo, _ in ends] == joints[:-1] and joints[-1] == table.keyed, "a table has gaps"
 
-    def _known(self, keys: Sequence[int], most: int) -> Blocks:
-        """A findable prefix of `keys` by way of a trail, as long as it goes."""
-        depth = most
-        while depth and keys[depth - 1] not in self._first:
-            depth = depth * 3 // 4
-        trail: _Trail | None = self._trail.item(self._first[keys[depth - 1]]) if depth else None
-        if trail is None:
-            return NO_BLOCKS
-        blocks = trail.blocks[: trail.agreeing(keys, most)]
-        good = (self._lives[blocks] == trail.lives[: len(blocks)]) & self._is_first[blocks]
-        return blocks if good.all() else blocks[: int(good.argmin())]
+    def _last(self, table: BlockTable, end: int) -> Stretch | None:
+        """The stretch of a table that ends at block `end`."""
+        if not table.parts:
+            return None
+        last = table.parts[-1][0]
+        while last.hi < end:
+            assert last.rest is not None
+            last = last.rest
+        return last
 
-    def _forget_oldest(self, count: int) -> tuple[Blocks, list[int]]:
-        """Take the `count` oldest idle blocks, now blank, and the keys they had."""
-        blocks = self._idle.popleft(count)
-        keys: list[int] = self._key[blocks].tolist()
-        self._keyed[blocks] = False
-        self._lives[blocks] += 1
-        self._trail[blocks] = None
-        if not self._more or self._more.keys().isdisjoint(keys):
-            deque(map(self._first.__delitem__, keys), maxlen=0)
-        else:
-            for block, key in zip(blocks.tolist(), keys, strict=True):
-                self._forget_copy(block, key)
-        self._is_first[blocks] = False
-        return blocks, keys
+    def _cut(self, stretch: Stretch, depth: int) -> Stretch:
+        """Cut in two at `depth`. Returns the upper part; of a free stretch it is no longer in the order of reuse."""
+        keys, base = stretch.keys, stretch.base
+        if not stretch.holders:
+            upper = self._index[stretch.first_key] = Stretch(keys, stretch.lo, depth, base, 0)
+            self._index[keys[depth - base]] = stretch
+            stretch.lo = depth
+            return upper
+        rest = Stretch(keys, depth, stretch.hi, base, stretch.holders, rest=stretch.rest)
+        self._index[keys[depth - base]] = stretch.rest = rest
+        stretch.hi = depth
+        return stretch
 
-    def _forget_copy(self, block: int, key: int) -> None:
-        others = self._more.get(key)
-        if others is None:
-            del self._first[key]
-            return
-        if self._first[key] == block:
-            self._first[key] = others.pop(0)
-            self._is_first[self._first[key]] = True
-        else:
-            others.remove(block)
-        if not others:
-            del self._more[key]
+    def _store_copies(self, table: BlockTable, first: int, end: int) -> int:
+        """Store what others have already. Returns where new keys begin."""
+        known = depth_of(self.match(table.keys, end))
+        for depth in range(first, known):
+            copy = Stretch(table.keys, depth, depth + 1, is_first=False)
+            self._copies.setdefault(table.keys[depth], []).append(copy)
+            table.parts.append((copy, depth + 1))
+        return known
+
+    def _forget_oldest(self, count: int) -> list[int]:
+        """Forget the `count` oldest idle blocks. Returns the keys they had."""
+        self.cached_free -= count
+        forgotten: list[int] = []
+        while count:
+            stretch = next(iter(self._idle))
+            taken = min(count, len(stretch))
+            end = stretch.hi - stretch.base
+            keys = list(stretch.keys[end - taken : end])[::-1]
+            stretch.hi -= taken
+            count -= taken
+            if stretch.hi == stretch.lo:
+                del self._idle[stretch]
+                if stretch.is_first:
+                    del self._index[keys[-1]]
+            if self._copies:
+                self._forget_copies(stretch, keys)
+            forgotten += keys
+        return forgotten
+
+    def _forget_copies(self, stretch: Stretch, keys: list[int]) -> None:
+        """`stretch` has lost `keys`. What it was the first copy of has another first copy, if there is one."""
+        for key in self._copies.keys() & keys:
+            copies = self._copies[key]
+            if stretch.is_first:
+                self._index[key] = copies.pop(0)
+                self._index[key].is_first = True
+            else:
+                copies.remove(stretch)
+            if not copies:
+                del self._copies[key]
 
 
-class _Trail:
-    """Blocks of a sequence, their keys, and the lives they were in."""
-
-    __slots__ = ("blocks", "keys", "lives")
-
-    def __init__(self, keys: Sequence[int], blocks: Blocks, lives: NDArray[np.int64]) -> None:
-        self.keys, self.blocks, self.lives = keys, blocks, lives
-
-    def agreeing(self, keys: Sequence[int], most: int) -> int:
-        """How many leading keys are the same: where two chained keys are the same, so are all before them."""
-        depths = range(min(len(self.blocks), most))
-        return bisect_left(depths, True, key=lambda depth: self.keys[depth] != keys[depth])
+def depth_of(parts: Parts) -> int:
+    """How many blocks they are."""
+    return parts[-1][1] if parts else 0
 
 
-class _Queue:
-    """Distinct block numbers in order; any can be removed. A log in which an entry counts while `_place` points to
-    it."""
+def count_free(parts: Parts) -> int:
+    """How many of these blocks are free."""
+    return sum(end - stretch.lo for stretch, end in parts if not stretch.holders)
 
-    def __init__(self, blocks: int) -> None:
-        self._log = np.zeros(4 * blocks, np.int64)
-        self._place = np.full(blocks, -1, np.int64)  # block -> position in the log; -1: not in the queue
-        self._head = self._tail = self._count = 0
 
-    def __len__(self) -> int:
-        return self._count
-
-    def items(self) -> Blocks:
-        entries = self._log[self._head : self._tail]
-        items: Blocks = entries[self._place[entries] == np.arange(self._head, self._tail)]
-        return items
-
-    def extend(self, blocks: Blocks) -> None:
-        if self._tail + len(blocks) > len(self._log):
-            items = self.items()
-            self._head, self._tail = 0, len(items)
-            self._log[: self._tail] = items
-            self._place[items] = np.arange(self._tail)
-        end = self._tail + len(blocks)
-        self._log[self._tail : end] = blocks
-        self._place[blocks] = np.arange(self._tail, end)
-        self._tail = end
-        self._count += len(blocks)
-
-    def remove(self, blocks: Blocks) -> None:
-        self._place[blocks] = -1
-        self._count -= len(blocks)
-
-    def popleft(self, count: int) -> Blocks:
-        """The first `count`, which must be there."""
-        found: list[Blocks] = [NO_BLOCKS]
-        missing = count
-        while missing:
-            stop = min(self._tail, self._head + missing + 16)
-            entries = self._log[self._head : stop]
-            here = np.flatnonzero(self._place[entries] == np.arange(self._head, stop))[:missing]
-            found.append(entries[here])
-            missing -= len(here)
-            self._head = stop if missing else self._head + int(here[-1]) + 1
-        blocks = np.concatenate(found)
-        self.remove(blocks)
-        return blocks
+def _own_keys(stretch: Stretch) -> list[int]:
+    return list(stretch.keys[stretch.lo - stretch.base : stretch.hi - stretch.base])

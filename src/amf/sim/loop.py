@@ -40,7 +40,7 @@ from amf.sim.messages import (
     Started,
 )
 from amf.sim.plan import CallPlan, Workload
-from amf.sim.report import CallRecord, CallStatus, RunRecords
+from amf.sim.report import CallRecord, CallStatus, PipelineRecord, RunRecords
 from amf.sim.worker import QueueFull, RequestTooLarge, SimWorker
 
 
@@ -97,7 +97,7 @@ class Simulation:
         self._due: dict[str, int] = {}  # worker -> number of its current heap entry
         self._calls: dict[str, _Running] = {}
         self._waiting = list(reversed(workload.pipelines))
-        self._pipelines: list[LivePipeline] = []
+        self._pipelines: dict[str, LivePipeline | PipelineRecord] = {}  # in order of start; once ended, the record only
         self._open = 0
 
     def run(self) -> RunRecords:
@@ -115,7 +115,8 @@ class Simulation:
         while self._heap and (self._open or self._waiting):
             self.now_s, self._number, action = heappop(self._heap)
             action()
-        return RunRecords(pipelines=[live.record() for live in self._pipelines], calls=self.records)
+        pipelines = [each.record() if isinstance(each, LivePipeline) else each for each in self._pipelines.values()]
+        return RunRecords(pipelines=pipelines, calls=self.records)
 
     def _at(self, at_s: float, action: Callable[[], None]) -> int:
         number = next(self._numbers)
@@ -131,13 +132,14 @@ class Simulation:
             self._at(plan.arrival_s or 0.0, lambda plan=plan: self._begin(LivePipeline(plan, self.now_s)))  # type: ignore[misc]
 
     def _begin(self, live: LivePipeline) -> None:
-        self._pipelines.append(live)
+        self._pipelines[live.plan.pipeline_id] = live
         self._release(live)
 
     def _release(self, live: LivePipeline) -> None:
         for plan in live.ready():
             self._at(self.now_s + plan.gap_s, lambda plan=plan: self._arrive(live, plan))  # type: ignore[misc]
         if live.ended:
+            self._pipelines[live.plan.pipeline_id] = live.record()
             self._open -= 1
             self._start_pipelines()
 

@@ -53,6 +53,7 @@ class SimWorker:
         self._aborting: list[Live] = []
         self._flight: Iteration | QuietRun | None = None
         self._plan: QuietRun | None = None  # what would be in flight next, if time passes and nothing comes
+        self._is_planned = False  # else `_plan` says nothing; planned and None: an iteration comes next
         self._now_s = -math.inf
         self._free_at_s = -math.inf  # when nothing is in flight: the boundary at which the next iteration starts
         self._speed = 1.0
@@ -210,8 +211,8 @@ class SimWorker:
             self._land()
 
     def _plan_run(self) -> QuietRun | None:
-        if self._plan is None and not self._stepping:
-            scheduler = self._scheduler
+        if not self._is_planned and not self._stepping:
+            scheduler, self._is_planned = self._scheduler, True
             ticks = scheduler.silent_ticks() if self._outcomes_only else scheduler.quiet_ticks()
             if ticks > 0:
                 self._plan = QuietRun(self._free_at_s, ticks, lambda ahead: self._seconds(*scheduler.outline(ahead)))
@@ -231,7 +232,7 @@ class SimWorker:
 
     def _interrupt(self) -> None:
         """Something came from outside: decide anew at the next boundary."""
-        self._plan = None
+        self._plan, self._is_planned = None, False
         if isinstance(self._flight, QuietRun):
             self._flight.cut(self._now_s)
             if self._flight.end_s <= self._now_s:
@@ -241,7 +242,7 @@ class SimWorker:
         """What is in flight has ended: its results come out and the aborted leave."""
         flight, scheduler = self._flight, self._scheduler
         assert flight is not None
-        self._flight, self._plan, self._free_at_s = None, None, flight.end_s
+        self._flight, self._plan, self._is_planned, self._free_at_s = None, None, False, flight.end_s
         if isinstance(flight, QuietRun):
             self._book(flight)
         else:

@@ -23,6 +23,7 @@ class Lockstep:
         self._block_tokens = block_tokens
         self._stores = stores
         self._phases: list[dict[int, Live]] = [{} for _ in range(block_tokens)]
+        self._occupied = 0  # phases with a request, as bits
         self._members: dict[int, Live] = {}
         self._ends: list[tuple[int, int, Live]] = []
 
@@ -30,6 +31,7 @@ class Lockstep:
         live.offset = live.produced - self.tick
         live.phase = (1 - live.length + self.tick) % self._block_tokens
         self._phases[live.phase][live.seq] = self._members[live.seq] = live
+        self._occupied |= 1 << live.phase
         heapq.heappush(self._ends, (live.target - live.offset, live.seq, live))
         self.batch += 1
         self.kv_tokens += live.length
@@ -37,6 +39,8 @@ class Lockstep:
     def leave(self, live: Live) -> None:
         live.produced = live.offset + self.tick
         del self._phases[live.phase][live.seq], self._members[live.seq]
+        if not self._phases[live.phase]:
+            self._occupied ^= 1 << live.phase
         live.phase = -1
         self.batch -= 1
         self.kv_tokens -= live.length
@@ -55,8 +59,9 @@ class Lockstep:
         """Iterations from now in which no block is opened or filled and no request ends."""
         if not self.batch:
             return 0
-        size = self._block_tokens
-        quiet = next(ahead for ahead in range(size) if self._phases[(self.tick + ahead) % size])
+        now = self.tick % self._block_tokens
+        upcoming = self._occupied >> now | self._occupied << self._block_tokens - now
+        quiet = (upcoming & -upcoming).bit_length() - 1
         return max(0, min(quiet - self._stores, self._next_end() - self.tick - 1))
 
     def ticks_to_end(self) -> int | None:
@@ -65,7 +70,11 @@ class Lockstep:
 
     def opens(self, ticks: int) -> int:
         """Blocks that the next `ticks` iterations open."""
-        return sum(blocks for _, blocks in self.opening(ticks))
+        return sum([blocks for _, blocks in self.opening(ticks)])
+
+    def opens_at_most(self, ticks: int) -> int:
+        """A bound on `opens` that costs nothing."""
+        return self.batch * (ticks // self._block_tokens + 1)
 
     def opening(self, ticks: int) -> list[tuple[Live, int]]:
         """Who opens how many blocks in the next `ticks` iterations."""

@@ -12,11 +12,10 @@ admitted into the same iteration the second finds the first one's blocks.
 """
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from operator import itemgetter
 
-import numpy as np
-
-from amf.sim.blocks import NO_BLOCKS, BlockPool
+from amf.sim.blocks import BlockPool, count_free, depth_of
 from amf.sim.messages import SimWorkerConfig
 from amf.sim.worker_decode import Lockstep
 from amf.sim.worker_queue import WaitingQueue
@@ -36,7 +35,7 @@ class Scheduler:
         self.max_running = min(config.max_running, config.token_budget)  # every decode takes a token
         self._prefilling: Live | None = None  # the last admitted, if its prompt is not done yet
         self._admissions = 0
-        self._refused: tuple[Live, int, int | None] | None = None  # who, the pool's releases, the first key it missed
+        self._refused: tuple[Live, int, int | None] | None = None  # who, the pool's releases, the first block it missed
 
     @property
     def idle(self) -> bool:
@@ -78,7 +77,7 @@ class Scheduler:
         if (live := self._prefilling) and (chunk := self.config.token_budget - self.lockstep.batch):
             limits.append((live.length - live.computed - 1) // chunk)
         ticks, free = min(limits, default=0), self.pool.free
-        if self.blocks_ahead(ticks) <= free:
+        if self._fits(ticks, free):
             return ticks
         return bisect_right(range(ticks), free, key=lambda ahead: self.blocks_ahead(ahead + 1))
 
@@ -114,18 +113,24 @@ class Scheduler:
         """Store what requests have filled: (iteration, place in it, request, tokens computed then). Which block holds
         what is nobody's concern, but copies of one key are found oldest first: only then does the order matter."""
         last = {live: computed for _, _, live, computed in fills}
-        if len(last) > 1:
-            size = self.config.block_tokens
-            keys = [
-                key
-                for live, computed in last.items()
-                for key in live.request.block_keys[live.hashed : computed // size]
-            ]
-            if len(set(keys)) < len(keys):
-                for _, _, live, computed in sorted(fills, key=itemgetter(0, 1)):
-                    self._make_findable(live, computed)
+        if len(last) > 1 and self._may_coincide(last):
+            for _, _, live, computed in sorted(fills, key=itemgetter(0, 1)):
+                self._make_findable(live, computed)
         for live, computed in last.items():
             self._make_findable(live, computed)
+
+    def _may_coincide(self, fills: Mapping[Live, int]) -> bool:
+        """Whether two of these requests may fill the same block: if so, they fill the same one next, or one of them
+        has filled already what the other fills next."""
+        size, starts = self.config.block_tokens, set[int]()
+        for live, computed in fills.items():
+            first = live.table.keyed
+            if first < computed // size:
+                key = live.request.block_keys[first]
+                if key in starts or self.pool.has(live.request.block_keys, first + 1):
+                    return True
+                starts.add(key)
+        return False
 
     def may_admit(self, remember: bool) -> bool:
         """Whether the head of the queue has a chance in the next iteration."""
@@ -136,13 +141,14 @@ class Scheduler:
         if not remember or self._refused is None:
             return True
         live, releases, missed = self._refused
-        changed = releases != self.pool.releases or (missed is not None and missed in self.pool)
-        return changed or live is not self.waiting.head()
+        if releases != self.pool.releases or live is not self.waiting.head():
+            return True
+        return missed is not None and self.pool.has(live.request.block_keys, missed + 1)
 
     def may_preempt(self, ticks_ahead: int) -> bool:
         """Whether the iteration after `ticks_ahead` silent ones could run out of blocks (errs towards yes)."""
         wanted = self.lockstep.batch + self._chunk(ticks_ahead) // self.config.block_tokens
-        return self.pool.free - self.blocks_ahead(ticks_ahead) <= wanted
+        return not self._fits(ticks_ahead, self.pool.free - wanted - 1)
 
     def complete(self, iteration: Iteration) -> tuple[list[Live], list[Live]]:
         """Give out the iteration's tokens. Returns the requests with their first token and those that ended, which
@@ -178,7 +184,7 @@ class Scheduler:
     def check(self) -> None:
         """Raise AssertionError where the books do not balance."""
         running, size = list(self.running.values()), self.config.block_tokens
-        self.pool.check([live.blocks for live in running])
+        self.pool.check([live.table for live in running])
         assert len(running) <= self.max_running, "too many sequences"
         decoding = [live for live in running if live.phase >= 0]
         lengths = {live: live.request.prompt_tokens + live.offset + self.lockstep.tick for live in decoding}
@@ -186,14 +192,23 @@ class Scheduler:
         assert sum(lengths.values()) == self.lockstep.kv_tokens, "lockstep lost count of its tokens"
         for live in running:
             computed = lengths[live] - 1 if live in lengths else live.computed
-            assert 0 <= len(live.blocks) - -(-computed // size) <= (live in lengths), "blocks do not cover the sequence"
+            assert 0 <= len(live.table) - -(-computed // size) <= (live in lengths), "blocks do not cover the sequence"
             assert live not in self.waiting, "running and waiting"
+
+    def _fits(self, ticks: int, blocks: int) -> bool:
+        """Whether the next `ticks` iterations, all of them silent, take `blocks` at most."""
+        if not self._prefilling and self.lockstep.opens_at_most(ticks) <= blocks:
+            return True
+        return self.blocks_ahead(ticks) <= blocks
 
     def _awaits_a_fill(self) -> bool:
         """Whether a block that decoding will fill is one that the refused head of the queue missed."""
-        missed = self._refused[2] if self.waiting and self._refused else None
-        return missed is not None and any(
-            missed in live.request.block_keys[live.hashed :] for live in self.running.values()
+        if not self.waiting or self._refused is None or (missed := self._refused[2]) is None:
+            return False
+        key = self._refused[0].request.block_keys[missed]
+        return any(
+            live.table.keyed <= missed < len(live.request.block_keys) and live.request.block_keys[missed] == key
+            for live in self.running.values()
         )
 
     def _chunk(self, ticks_ahead: int = 0) -> int:
@@ -227,15 +242,13 @@ class Scheduler:
         """Admit the head of the queue. Returns the tokens it takes of `budget`, 0 when memory refuses it."""
         live, pool, size = self.waiting.head(), self.pool, self.config.block_tokens
         keys, limit = live.request.block_keys, (live.length - 1) // size
-        found = pool.match(keys, limit) if self.config.prefix_caching else NO_BLOCKS
-        needed = -(-live.length // size)
-        if needed > pool.free and needed - len(found) + pool.count_free(found) > pool.free:
-            missed = keys[len(found)] if self.config.prefix_caching and len(found) < limit else None
-            self._refused = (live, pool.releases, missed)
+        parts = pool.match(keys, limit) if self.config.prefix_caching else []
+        needed, found = -(-live.length // size), depth_of(parts)
+        if needed > pool.free and needed - found + count_free(parts) > pool.free:
+            self._refused = (live, pool.releases, found if self.config.prefix_caching and found < limit else None)
             return 0
         self.waiting.remove(live)
-        pool.hold(found)
-        live.blocks, live.hashed, live.computed = found, len(found), len(found) * size
+        live.table, live.computed = pool.hold(parts, keys), found * size
         live.seq = self._admissions
         self._admissions += 1
         self.running[live.seq] = live
@@ -255,30 +268,27 @@ class Scheduler:
         self._prefilling = live if live.computed < live.length else None
 
     def _blocks_for(self, live: Live, tokens: int) -> int:
-        return -(-(live.computed + tokens) // self.config.block_tokens) - len(live.blocks)
+        return -(-(live.computed + tokens) // self.config.block_tokens) - len(live.table)
 
     def _take_blocks(self, live: Live, count: int, iteration: Iteration | None = None) -> None:
         if not count:
             return
-        blocks, evicted = self.pool.allocate(count)
-        live.blocks = np.concatenate((live.blocks, blocks))
+        evicted = self.pool.take(live.table, count)
         if iteration is not None:
             iteration.evicted += evicted
 
     def _make_findable(self, live: Live, computed: int, iteration: Iteration | None = None) -> None:
         """Store the blocks that are full once `computed` tokens are."""
-        first, end = live.hashed, computed // self.config.block_tokens
+        first, end = live.table.keyed, computed // self.config.block_tokens
         if self.config.prefix_caching and first < end:
-            self.pool.store(live.blocks[first:end], live.request.block_keys[first:end])
-            live.hashed = end
+            self.pool.store(live.table, end)
             if iteration is not None:
                 iteration.stored.append((live, first, end))
 
     def _vacate(self, live: Live) -> None:
-        self.pool.remember(live.blocks[: live.hashed], live.request.block_keys)
-        self.pool.release(live.blocks)
+        self.pool.release(live.table)
         del self.running[live.seq]
-        live.blocks, live.hashed, live.computed, live.seq = NO_BLOCKS, 0, 0, -1
+        live.computed, live.seq = 0, -1
 
     def _count_start(self, live: Live) -> None:
         live.cached_tokens = live.computed

@@ -3,7 +3,7 @@ refusals."""
 
 from dataclasses import dataclass, field
 
-from amf.sim.blocks import NO_BLOCKS, Blocks
+from amf.sim.blocks import BlockTable
 from amf.sim.messages import SimRequest
 
 
@@ -27,8 +27,7 @@ class Live:
     request: SimRequest
     arrival_s: float
     target: int  # output tokens after which it ends
-    blocks: Blocks = field(default_factory=lambda: NO_BLOCKS)
-    hashed: int = 0  # leading blocks that are findable
+    table: BlockTable = field(default_factory=BlockTable)
     computed: int = 0
     produced: int = 0
     offset: int = 0
