@@ -18,7 +18,28 @@ _STYLE = Style(
     background="transparent",
     plot_background="transparent",
     font_family="system-ui, sans-serif",
-    colors=("#8c8c8c", "#d98a00", "#0a6fc2", "#2a9d5c", "#9b4dca", "#c23b3b", "#5a7d1f", "#00838f"),
+    colors=(
+        "#8c8c8c",
+        "#d98a00",
+        "#0a6fc2",
+        "#2a9d5c",
+        "#9b4dca",
+        "#c23b3b",
+        "#5a7d1f",
+        "#00838f",
+        "#b0578d",
+        "#4b4b9f",
+        "#7a4f1e",
+        "#e0736a",
+        "#3fa7d6",
+        "#8fae1b",
+        "#d4b106",
+        "#5f6b7a",
+        "#1f6f50",
+        "#a78bda",
+        "#e377c2",
+        "#222222",
+    ),
 )
 _MAX_POINTS = 200
 
@@ -28,6 +49,14 @@ def cdf(title: str, unit: str, series: Mapping[str, Sequence[float]]) -> str:
     chart = pygal.XY(**_common(title), x_title=unit, y_title="share", stroke=True, show_dots=False, range=(0, 1))
     for name, values in series.items():
         chart.add(name, _steps(sorted(values)))
+    return _svg(chart)
+
+
+def lines(title: str, x_title: str, series: Mapping[str, Sequence[tuple[float, float | None]]]) -> str:
+    """One line per name through its (x, y) points; a point without y is left out."""
+    chart = pygal.XY(**_common(title), x_title=x_title, stroke=True, dots_size=3, value_formatter=_short)
+    for name, points in series.items():
+        chart.add(name, [point for point in points if point[1] is not None])
     return _svg(chart)
 
 

@@ -36,9 +36,12 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
+    """`charts`: SVG made here, before the sections."""
+
     title: str
     summary: Sequence[str]
     notes: Sequence[str]
+    charts: Sequence[str] = ()
 
 
 def write_page(path: Path, page: Page, measured: Sequence[Measured]) -> None:
@@ -50,7 +53,14 @@ def render_page(page: Page, measured: Sequence[Measured]) -> str:
     workloads = list(dict.fromkeys(str(each.row["workload"]) for each in measured))
     sections = [_section(name, [each for each in measured if each.row["workload"] == name]) for name in workloads]
     template = Environment(autoescape=True).from_string(TEMPLATE)
-    return template.render(title=page.title, summary=page.summary, notes=page.notes, sections=sections, legend=LEGEND)
+    return template.render(
+        title=page.title,
+        summary=page.summary,
+        notes=page.notes,
+        charts=[Markup(chart) for chart in page.charts],
+        sections=sections,
+        legend=LEGEND,
+    )
 
 
 def _section(workload: str, measured: Sequence[Measured]) -> dict[str, Any]:

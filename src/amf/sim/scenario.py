@@ -6,6 +6,7 @@ Tables and defaults (the examples folder has one file of each kind):
                 one of slo_stretch 3.0 | slo_s, seed 7, think_cap_s 300, scale_tokens 1.0
     [[pool]]    model, workers 1, gpu "h200", tensor_parallel 1, weights "fp8", kv "fp8", kv_tokens (derived)
     [faults]    worker_loss_per_h, event_loss, event_delay_s, metrics_staleness_s, slow_worker
+    [fabric]    any bound of core/config.py by its own name
     [run]       policies ["round-robin", "session-affinity", "fabric"]
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from amf.core.config import FabricConfig
 from amf.core.cost import Deployment, ModelSpec, kv_capacity_tokens, model_from_config, worker_profile
 from amf.core.presets import gpu_preset, model_preset
 from amf.core.types import Worker
@@ -95,12 +97,14 @@ class RunSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """`pools` is as written: empty if the file has none, which only kind graph allows (its default fleet is then used)."""
+    """`pools` is as written: empty if the file has none, which only kind graph allows (its default fleet is then used).
+    `fabric`: keys of FabricConfig and what they are set to; bench does not use them."""
 
     name: str
     workload: WorkloadSpec
     pools: tuple[PoolSpec, ...] = ()
     faults: FaultSpec = field(default_factory=FaultSpec)
+    fabric: tuple[tuple[str, float], ...] = ()
     run: RunSpec = field(default_factory=RunSpec)
 
 
@@ -123,7 +127,7 @@ def load_scenario(path: str | Path) -> Scenario:
 
 def scenario_from_dict(data: Mapping[str, Any], source: str | Path) -> Scenario:
     """Build a scenario from parsed TOML. `source` names it in errors and anchors relative paths."""
-    _reject_unknown(data, ("workload", "pool", "faults", "run"), source, "the file")
+    _reject_unknown(data, ("workload", "pool", "faults", "fabric", "run"), source, "the file")
     if "workload" not in data:
         raise ScenarioError(f'{source}: has no [workload] table; add one with at least kind = "{KINDS[0]}"')
     pools = data.get("pool", [])
@@ -135,6 +139,7 @@ def scenario_from_dict(data: Mapping[str, Any], source: str | Path) -> Scenario:
         workload=_settled(spec, source),
         pools=_checked_pools(tuple(_parse(PoolSpec, pool, source, "[[pool]]") for pool in pools), source),
         faults=_checked_faults(_parse(FaultSpec, data.get("faults", {}), source, "[faults]"), source),
+        fabric=_overrides(data.get("fabric", {}), source),
         run=_parse(RunSpec, data.get("run", {}), source, "[run]"),
     )
 
@@ -176,6 +181,19 @@ def _parse(kind: type[Table], table: Any, source: str | Path, where: str) -> Tab
     except TypeError as error:  # a required key is missing
         missing = ", ".join(each for each in ("kind", "model") if each in known and each not in values)
         raise ScenarioError(f"{source}: {where} lacks {missing}; add it") from error
+
+
+def _overrides(table: Any, source: str | Path) -> tuple[tuple[str, float], ...]:
+    """[fabric], in the order of FabricConfig, whatever that of the file."""
+    if not isinstance(table, Mapping):
+        raise ScenarioError(f"{source}: [fabric] must be a table of key = value lines")
+    hints = get_type_hints(FabricConfig)
+    _reject_unknown(table, tuple(hints), source, "[fabric]")
+    values = {key: _value(table[key], hint, f"{source}: [fabric] {key}") for key, hint in hints.items() if key in table}
+    for key, value in values.items():
+        if value < 0:
+            raise ScenarioError(f"{source}: [fabric] {key} = {value} must not be negative")
+    return tuple(values.items())
 
 
 def _value(value: Any, hint: Any, where: str) -> Any:

@@ -6,11 +6,13 @@ the faults make it); their blocks are as long as the plan's. There is no clock i
 seed gives one report, to the byte, on whatever machine.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from random import Random
+from statistics import fmean
 
 from amf.core.config import FabricConfig
 from amf.core.decisions import Decision
@@ -23,7 +25,7 @@ from amf.sim.loop import Faults, Outage, Simulation
 from amf.sim.optimum import Bounds, belady_hit_ratio, bounds_of
 from amf.sim.plan import Workload
 from amf.sim.report import Report, ReportContext, RunRecords, served_order, summarise
-from amf.sim.scenario import FaultSpec, Scenario, ScenarioError, pool_worker
+from amf.sim.scenario import FaultSpec, RunSpec, Scenario, ScenarioError, pool_worker
 from amf.sim.workload import build, fleet_of, ideal_cached_by_call
 
 # Told now and then how many of the run's calls have arrived, of how many. What it raises ends the run.
@@ -32,13 +34,18 @@ Watch = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
+    """`policy` is what reports call it. `bundle`: the choices, where they are not those of the bundle of that name.
+    `config`: keys of FabricConfig that are set otherwise than by default, on top of the scenario's [fabric]."""
+
     policy: str
     seed: int
+    bundle: Policies | None = None
+    config: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A case as it went. The report has `notes` beside the fields of `sim/report.py`."""
+    """A case as it went. The report has `call_imbalance` and `notes` beside the fields of `sim/report.py`."""
 
     report: Report
     workload: Workload
@@ -59,8 +66,8 @@ class _Prepared:
 class _Watched(Fabric):
     """A fabric whose arriving calls are counted."""
 
-    def __init__(self, policies: Policies, watch: Watch, total: int) -> None:
-        super().__init__(FabricConfig(), policies)
+    def __init__(self, config: FabricConfig, policies: Policies, watch: Watch, total: int) -> None:
+        super().__init__(config, policies)
         self._watch = watch
         self._arrived = 0
         self._total = total
@@ -87,10 +94,11 @@ def cases_of(policies: Sequence[str], seeds: Sequence[int], where: str) -> list[
 
 def play(scenario: Scenario, case: Case, watch: Watch) -> Outcome:
     """Run one case to its end. Raises ScenarioError if the workload cannot be built."""
-    prepared = _prepared(scenario, case.seed)
+    prepared = _prepared(replace(scenario, fabric=(), run=RunSpec()), case.seed)
     workload = prepared.workload
     calls = sum(len(plan.calls) for plan in workload.pipelines)
-    fabric = _Watched(policies_named(case.policy), watch, calls)
+    config = replace(FabricConfig(), **dict((*scenario.fabric, *case.config)))  # type: ignore[arg-type]
+    fabric = _Watched(config, case.bundle or policies_named(case.policy), watch, calls)
     simulation = Simulation(fabric, prepared.workers, workload, prepared.faults)
     records = simulation.run()
     hits = belady_hit_ratio(workload, prepared.workers, served_order(records))
@@ -98,7 +106,8 @@ def play(scenario: Scenario, case: Case, watch: Watch) -> Outcome:
     context = replace(_context(scenario, case, prepared, simulation.now_s), bounds=bounds)
     report = summarise(records, context)
     notes = [*workload.notes, *_without_effect(scenario.faults)]
-    return Outcome(report={**report, "notes": notes}, workload=workload, records=records)
+    beyond = {"call_imbalance": _call_imbalance(records, prepared.workers), "notes": notes}
+    return Outcome(report={**report, **beyond}, workload=workload, records=records)
 
 
 def faults_of(spec: FaultSpec, workload: Workload, workers: Sequence[Worker]) -> Faults:
@@ -153,6 +162,15 @@ def _context(scenario: Scenario, case: Case, prepared: _Prepared, duration_s: fl
         ideal_cached=prepared.ideal_cached,
         kv_bytes_per_token={worker.pool: worker.profile.kv_bytes_per_token for worker in prepared.workers},
     )
+
+
+def _call_imbalance(records: RunRecords, workers: Sequence[Worker]) -> float | None:
+    """Answered calls of the busiest worker over the mean of its pool's workers, in the most uneven pool: 1 is even."""
+    served = Counter(call.worker for call in records.calls if call.status == "ok")
+    pools: dict[str, list[int]] = {}
+    for worker in workers:
+        pools.setdefault(worker.pool, []).append(served[worker.name])
+    return max((max(counts) / fmean(counts) for counts in pools.values() if any(counts)), default=None)
 
 
 def _without_effect(faults: FaultSpec) -> list[str]:
