@@ -42,6 +42,7 @@ _STYLE = Style(
     ),
 )
 _MAX_POINTS = 200
+_MAX_PRINTED, _MAX_UPRIGHT = 12, 4  # bars, labels
 
 
 def cdf(title: str, unit: str, series: Mapping[str, Sequence[float]]) -> str:
@@ -61,8 +62,10 @@ def lines(title: str, x_title: str, series: Mapping[str, Sequence[tuple[float, f
 
 
 def bars(title: str, groups: Sequence[str], series: Mapping[str, Sequence[float | None]]) -> str:
-    """Grouped bars: one group per x label, one bar per name. Values are printed on the bars."""
-    chart = pygal.Bar(**_common(title), print_values=True, value_formatter=_short)
+    """Grouped bars: one group per x label, one bar per name. Values are printed on the bars where there is room."""
+    room = len(groups) * len(series) <= _MAX_PRINTED
+    leaning = {"x_label_rotation": 30, "truncate_label": -1} if len(groups) > _MAX_UPRIGHT else {}
+    chart = pygal.Bar(**_common(title), **leaning, print_values=room, value_formatter=_short)
     chart.x_labels = list(groups)
     for name, values in series.items():
         chart.add(name, list(values))

@@ -1,0 +1,44 @@
+"""One file a study. Its docstring's first line is what `amf experiment` says of it."""
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from types import ModuleType
+
+from amf.experiment.studies import (
+    ablation,
+    herding,
+    load_sweep,
+    memory_pressure,
+    rivals,
+    scale,
+    sessions,
+    staleness,
+)
+from amf.experiment.study import Options, Study
+from amf.sim.scenario import ScenarioError
+
+_MODULES: Mapping[str, ModuleType] = {
+    "sessions": sessions,
+    "memory-pressure": memory_pressure,
+    "rivals": rivals,
+    "load-sweep": load_sweep,
+    "ablation": ablation,
+    "staleness": staleness,
+    "herding": herding,
+    "scale": scale,
+}
+STUDIES: Mapping[str, Callable[[Options], Study]] = {name: module.study for name, module in _MODULES.items()}
+
+
+def about(name: str) -> str:
+    """One line."""
+    return (_MODULES[name].__doc__ or "").partition("\n")[0]
+
+
+def study_named(name: str, options: Options) -> Study:
+    """Raises ScenarioError that says which name is nearest."""
+    if name not in STUDIES:
+        near = get_close_matches(name, STUDIES, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(STUDIES)}"
+        raise ScenarioError(f"unknown experiment {name!r}; {hint}")
+    return STUDIES[name](options)
