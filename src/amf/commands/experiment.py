@@ -24,6 +24,7 @@ _INTERRUPTED = 130
 _Name = Annotated[str, typer.Argument(help="Which study; without one they are listed.", show_default=False)]
 _Quick = Annotated[bool, typer.Option("--quick", help="Small fleets, few seeds, a minute or two: shows that it runs.")]
 _Seeds = Annotated[int | None, typer.Option(min=1, help="So many seeds, from 7 up.  [default: the study's]")]
+_Pipelines = Annotated[int | None, typer.Option(min=1, help="In every run.  [default: the study's]")]
 _Jobs = Annotated[int | None, typer.Option(min=1, help="Processes at most.  [default: one a core]")]
 _Ray = Annotated[str | None, typer.Option(help="Spread the runs over this Ray cluster; local starts one here.")]
 _Trace = Annotated[
@@ -38,6 +39,7 @@ def experiment(
     name: _Name = "",
     quick: _Quick = False,
     seeds: _Seeds = None,
+    pipelines: _Pipelines = None,
     jobs: _Jobs = None,
     ray: _Ray = None,
     trace: _Trace = None,
@@ -55,7 +57,7 @@ def experiment(
         return
     try:
         check_writable(("--json", json_file), ("--html", html_file))
-        options = Options(quick=quick, seeds=seeds, traces=recordings(trace or ()))
+        options = Options(quick=quick, seeds=seeds, pipelines=pipelines, traces=recordings(trace or ()))
         study = study_named(name, options)
         count = jobs or cores()
         width_said = f"Ray at {ray}" if ray else f"processes {count}"

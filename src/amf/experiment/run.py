@@ -96,5 +96,6 @@ def _command(study: Study, options: Options) -> str:
     parts = ["amf experiment", study.name]
     parts += ["--quick"] if options.quick else []
     parts += [f"--seeds {options.seeds}"] if options.seeds else []
+    parts += [f"--pipelines {options.pipelines}"] if options.pipelines else []
     parts += [f"--trace {path.name}" for _, path in options.traces]
     return " ".join(parts)

@@ -18,10 +18,11 @@ FIRST_SEED = 7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the user asked for. `traces`: recordings by kind, in order. `seeds` None: the study's own number."""
+    """What the user asked for. `traces`: recordings by kind, in order. `seeds`, `pipelines` None: the study's own numbers."""
 
     quick: bool = False
     seeds: int | None = None
+    pipelines: int | None = None
     traces: Sequence[tuple[str, Path]] = ()
 
     def seed_range(self, full: int = 5, quick: int = 2) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """One file a study. Its docstring's first line is what `amf experiment` says of it."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from types import ModuleType
 
@@ -14,7 +15,7 @@ from amf.experiment.studies import (
     sessions,
     staleness,
 )
-from amf.experiment.study import Options, Study
+from amf.experiment.study import Options, Setting, Study
 from amf.sim.scenario import ScenarioError
 
 _MODULES: Mapping[str, ModuleType] = {
@@ -41,4 +42,12 @@ def study_named(name: str, options: Options) -> Study:
         near = get_close_matches(name, STUDIES, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(STUDIES)}"
         raise ScenarioError(f"unknown experiment {name!r}; {hint}")
-    return STUDIES[name](options)
+    study = STUDIES[name](options)
+    if options.pipelines is None:
+        return study
+    return replace(study, settings=tuple(_sized(setting, options.pipelines) for setting in study.settings))
+
+
+def _sized(setting: Setting, pipelines: int) -> Setting:
+    workload = replace(setting.scenario.workload, pipelines=pipelines)
+    return replace(setting, scenario=replace(setting.scenario, workload=workload))

@@ -1,20 +1,22 @@
 """From 8 to 2,048 workers at the same number of live sessions a worker: the figures, and what simulating them takes."""
 
-from amf.experiment.studies.fleets import recorded_sessions, sessions
-from amf.experiment.study import OURS, Limit, Options, Setting, Study, named
+from dataclasses import replace
 
-_LIVE_A_WORKER = 4
+from amf.experiment.studies.fleets import sessions
+from amf.experiment.study import OURS, Limit, Options, Setting, Study, named
+from amf.sim.scenario import Scenario
+
+_LIVE_A_WORKER, _KV_TOKENS = 2, 250_000
 _GOALS = (("session-affinity", 5_000.0), (OURS, 2_500.0))  # simulated calls a second of one core, on 64 workers
 _GOAL_WORKERS = 64
 
 
 def study(options: Options) -> Study:
-    sizes = (2, 8) if options.quick else (8, 64, 512, 2_048)
-    trace = recorded_sessions(options)
+    sizes = (4, 16) if options.quick else (8, 64, 512, 2_048)
     settings = tuple(
         Setting(
             label=f"{workers} workers",
-            scenario=sessions(_LIVE_A_WORKER * workers, workers, 500_000, trace),
+            scenario=_once(workers),
             variants=named("session-affinity", OURS),
             x=float(workers),
         )
@@ -43,8 +45,16 @@ def study(options: Options) -> Study:
         axis="workers",
         drawn=("jct_s.mean", "ttft_s.mean", "measured.calls_per_s", "measured.peak_bytes"),
         notes=(
+            f"{_LIVE_A_WORKER} live sessions and {_KV_TOKENS} tokens of KV memory a worker; generated sessions.",
             "Speed and memory are measured, so they differ between runs; all other figures do not. Memory is the most the "
             "process ever held, earlier and smaller fleets included.",
         ),
         measured=True,
     )
+
+
+def _once(workers: int) -> Scenario:
+    """Generated sessions, all live from the start, none replaced."""
+    live = _LIVE_A_WORKER * workers
+    scenario = sessions(live, workers, _KV_TOKENS)
+    return replace(scenario, workload=replace(scenario.workload, pipelines=live))
