@@ -29,7 +29,7 @@ class Options:
         count = self.seeds or (quick if self.quick else full)
         return tuple(range(FIRST_SEED, FIRST_SEED + count))
 
-    def recordings(self, kind: str) -> list[Path]:
+    def recordings(self, kind: str) -> Sequence[Path]:
         return [path for each, path in self.traces if each == kind]
 
 

@@ -24,7 +24,7 @@ from amf.core.cost import Deployment, ModelSpec, kv_capacity_tokens, model_from_
 from amf.core.presets import gpu_preset, model_preset
 from amf.core.types import Worker
 
-KINDS = ("claude-code", "mooncake", "azure", "coding-sessions", "graph")
+KINDS = ("claude-code", "mooncake", "azure", "coding-sessions", "chat-requests", "graph")
 RECORDED_KINDS = ("claude-code", "mooncake", "azure")
 ARRIVALS = ("poisson", "gamma", "bursty", "trace")
 DEFAULT_CONCURRENCY = 64

@@ -6,10 +6,11 @@ from typing import Any
 from amf.core.policy.bundles import BUNDLES
 from amf.experiment.study import OURS, Options
 from amf.sim.scenario import Scenario, scenario_from_dict
+from amf.sim.workload.chat import REQUESTS_PER_S
 
-LARGE, SMALL = "llama-3.3-70b", "llama-3.1-8b"
+LARGE = "llama-3.3-70b"
 # Who contends where memory is short or load is high; the study `rivals` has all.
-SESSION_RIVALS = ("session-affinity", "kv-cost", "continuum", "thunderagent", "thunderagent-fcfs")
+SESSION_RIVALS = ("session-affinity", "llm-d", "continuum", "thunderagent", "thunderagent-fcfs")
 DAG_RIVALS = ("session-affinity", "llm-d", "thunderagent-fcfs", "edf", "least-slack", "hexgen-flow")
 # Rules that follow the longest warm prefix and give it up where load is too uneven.
 PREFIX_RULES = ("prefix-affinity", "kv-cost", "dynamo-agentic", "llm-d")
@@ -36,10 +37,14 @@ def dag(graph: str, load: float, pipelines: int, arrival: str = "bursty", **tabl
     return scenario_from_dict({"workload": workload, **tables}, f"{graph}.toml")
 
 
-def mooncake(trace: Path, pipelines: int) -> Scenario:
-    """Recorded requests at their own times on 8 workers, nothing to tell sessions by."""
-    workload = {"kind": "mooncake", "path": str(trace), "pipelines": pipelines, "arrival": "trace", "slo_s": 30.0}
-    return scenario_from_dict({"workload": workload, "pool": [{"model": SMALL, "workers": 8}]}, "mooncake.toml")
+def requests(pipelines: int, trace: Path | None = None) -> Scenario:
+    """Chat requests on 8 workers, nothing but prompts to tell sessions by. Generated, or recorded ones at their own times."""
+    workload: dict[str, Any] = {"pipelines": pipelines, "slo_s": 30.0}
+    if trace:
+        workload |= {"kind": "mooncake", "path": str(trace), "arrival": "trace"}
+    else:
+        workload |= {"kind": "chat-requests", "rate_per_s": REQUESTS_PER_S}
+    return scenario_from_dict({"workload": workload, "pool": [{"model": LARGE, "workers": 8}]}, "requests.toml")
 
 
 def recorded_sessions(options: Options) -> Path | None:

@@ -1,8 +1,9 @@
 """Every policy bundle on sessions, requests without sessions, and call graphs: the fabric against the strongest of all."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from amf.experiment.studies.fleets import PREFIX_RULES, dag, every_bundle, mooncake, recorded_sessions, sessions
+from amf.experiment.studies.fleets import PREFIX_RULES, dag, every_bundle, recorded_sessions, requests, sessions
 from amf.experiment.study import OURS, Gain, Options, Setting, Study, named
 
 _GRAPHS = ("coding-7hop", "rag-verify", "map-reduce", "dag-10-wide")
@@ -37,11 +38,11 @@ def _settings(options: Options) -> Iterator[Setting]:
         variants=bundles,
         series="sessions",
     )
-    for path in options.recordings("mooncake"):
-        name = path.name.partition(".")[0]
-        yield Setting(
-            label=name, scenario=mooncake(path, 300 if options.quick else 2_000), variants=bundles, series=name
-        )
+    recorded: Sequence[Path | None] = options.recordings("mooncake") or (None,)
+    for path in recorded:
+        name = path.name.partition(".")[0] if path else "chat requests"
+        scenario = requests(300 if options.quick else 2_000, path)
+        yield Setting(label=name, scenario=scenario, variants=bundles, series=name)
     for graph in _GRAPHS[:1] if options.quick else _GRAPHS:
         scenario = dag(graph, 0.8, 40 if options.quick else 150)
         yield Setting(label=graph, scenario=scenario, variants=bundles, series="call graphs")
@@ -52,7 +53,7 @@ def _goals(setting: Setting) -> Iterator[Gain]:
     if kind == "graph":
         for figure, what in _FIGURES:
             yield Gain(name=f"{label}: {what}", setting=label, figure=figure, at_least=0.98)
-    elif kind == "mooncake":
+    elif kind in ("mooncake", "chat-requests"):
         played = {variant.name for variant in setting.variants}
         rules = tuple(rule for rule in PREFIX_RULES if rule in played)
         for figure, what in (("hit_ratio", "hit ratio"), ("ttft_s.p99", "TTFT p99")):

@@ -11,6 +11,7 @@ from amf.sim.plan import PipelinePlan, Workload
 from amf.sim.scenario import PoolSpec, Scenario, ScenarioError, WorkloadSpec, pool_worker
 from amf.sim.workload.arrivals import arrival_times
 from amf.sim.workload.azure import lengths_pipeline, read_lengths
+from amf.sim.workload.chat import draw_requests
 from amf.sim.workload.claude_code import draw_pipelines, read_sessions
 from amf.sim.workload.declared import read_graph
 from amf.sim.workload.graphs import built_in, draw_graph
@@ -105,6 +106,12 @@ def _coding_sessions(spec: WorkloadSpec, fleet: Sequence[Worker], rng: Random) -
     return _Drawn("coding-sessions", plans, (note, *_scaled(spec)))
 
 
+def _chat_requests(spec: WorkloadSpec, fleet: Sequence[Worker], rng: Random) -> _Drawn:
+    plans = draw_requests(spec.pipelines, fleet[0].pool, spec.scale_tokens, rng)
+    note = "SYNTHETIC chat requests fitted to published statistics, each a pipeline of one call"
+    return _Drawn("chat-requests", plans, (note, *_scaled(spec)))
+
+
 def _graph(spec: WorkloadSpec, fleet: Sequence[Worker], rng: Random) -> _Drawn:
     template = _template(spec, fleet[0].pool)
     missing = [pool for pool in template.pools if all(worker.pool != pool for worker in fleet)]
@@ -123,6 +130,7 @@ _KINDS: dict[str, Callable[[WorkloadSpec, Sequence[Worker], Random], _Drawn]] = 
     "mooncake": _mooncake,
     "azure": _azure,
     "coding-sessions": _coding_sessions,
+    "chat-requests": _chat_requests,
     "graph": _graph,
 }
 
