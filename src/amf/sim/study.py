@@ -18,9 +18,11 @@ from amf.core.events import CallArrived, Event
 from amf.core.fabric import Fabric
 from amf.core.policy.bundles import BUNDLES, policies_named
 from amf.core.policy.interface import Policies
+from amf.core.state.profiles import Profiles
 from amf.core.types import Worker
 from amf.sim.loop import Faults, Outage, Simulation
 from amf.sim.optimum import Bounds, belady_hit_ratio, bounds_of
+from amf.sim.oracle import Oracle
 from amf.sim.plan import Workload
 from amf.sim.report import Report, ReportContext, RunRecords, served_order, summarise
 from amf.sim.scenario import FaultSpec, Scenario, ScenarioError, pool_worker
@@ -59,8 +61,8 @@ class _Prepared:
 class _Watched(Fabric):
     """A fabric whose arriving calls are counted."""
 
-    def __init__(self, policies: Policies, watch: Watch, total: int) -> None:
-        super().__init__(FabricConfig(), policies)
+    def __init__(self, policies: Policies, profiles: Profiles, watch: Watch, total: int) -> None:
+        super().__init__(FabricConfig(), policies, profiles)
         self._watch = watch
         self._arrived = 0
         self._total = total
@@ -90,15 +92,22 @@ def play(scenario: Scenario, case: Case, watch: Watch) -> Outcome:
     prepared = _prepared(scenario, case.seed)
     workload = prepared.workload
     calls = sum(len(plan.calls) for plan in workload.pipelines)
-    fabric = _Watched(policies_named(case.policy), watch, calls)
+    policies = policies_named(case.policy)
+    fabric = _Watched(policies, profiles_for(policies, workload, prepared.workers), watch, calls)
     simulation = Simulation(fabric, prepared.workers, workload, prepared.faults)
     records = simulation.run()
     hits = belady_hit_ratio(workload, prepared.workers, served_order(records))
     bounds = replace(prepared.bounds, belady_hit_ratio=hits)
     context = replace(_context(scenario, case, prepared, simulation.now_s), bounds=bounds)
     report = summarise(records, context)
-    notes = [*workload.notes, *_without_effect(scenario.faults)]
+    notes = [*workload.notes, *_without_effect(scenario.faults, policies)]
     return Outcome(report={**report, "notes": notes}, workload=workload, records=records)
+
+
+def profiles_for(policies: Policies, workload: Workload, workers: Sequence[Worker]) -> Profiles:
+    """What the policies of a run ask for predictions: what they have learned, or the plan itself."""
+    config = FabricConfig()
+    return Oracle(config, workload, workers) if policies.clairvoyant else Profiles(config)
 
 
 def faults_of(spec: FaultSpec, workload: Workload, workers: Sequence[Worker]) -> Faults:
@@ -117,6 +126,7 @@ def faults_of(spec: FaultSpec, workload: Workload, workers: Sequence[Worker]) ->
     return Faults(
         event_loss=spec.event_loss,
         event_delay_s=spec.event_delay_s,
+        metrics_staleness_s=spec.metrics_staleness_s,
         outages=tuple(outages),
         slow={workers[0].name: spec.slow_worker} if spec.slow_worker != 1 else {},
     )
@@ -155,9 +165,7 @@ def _context(scenario: Scenario, case: Case, prepared: _Prepared, duration_s: fl
     )
 
 
-def _without_effect(faults: FaultSpec) -> list[str]:
-    if not faults.metrics_staleness_s:
+def _without_effect(faults: FaultSpec, policies: Policies) -> list[str]:
+    if not faults.metrics_staleness_s or policies.reads_reports:
         return []
-    return [
-        "[faults] metrics_staleness_s has no effect: policies count their own calls, simulated workers report no load"
-    ]
+    return [f"[faults] metrics_staleness_s has no effect on {policies.name}: it counts its own calls"]
