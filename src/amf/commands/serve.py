@@ -17,7 +17,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from amf.config import LOG_LEVELS, ConfigError, ServeConfig, WorkerConfig, check_worker, load_config
-from amf.core.policy.bundles import policies_named
+from amf.core.policy.bundles import live_policies_named
 from amf.gateway.logs import configure_logging
 from amf.gateway.service import Gateway, running_gateway
 
@@ -63,7 +63,7 @@ def serve(
     try:
         settings = _settings(config, worker or [], overrides)
         configure_logging(settings.server.log_level)
-        policies_named(settings.policy)
+        live_policies_named(settings.policy)
     except ValueError as error:
         _fail(str(error))
     with asyncio.Runner(loop_factory=_new_loop) as runner:

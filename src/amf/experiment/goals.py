@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from amf.experiment.study import Behind, Gain, Goal, Limit
-from amf.sim.paired import interval, strongest
+from amf.sim.paired import interval, rivals_of, strongest
 from amf.sim.report import Report
 
 Judged = dict[str, Any]
@@ -45,7 +45,7 @@ def _gain(goal: Gain, reports: Reports) -> Judged:
         wanted = [f"{rival}, {goal.than}" for rival in goal.rivals]
     else:
         theirs, wanted = [report for report in reports[goal.setting] if report["policy"] != goal.policy], [*goal.rivals]
-    rivals = wanted or list(dict.fromkeys(str(report["policy"]) for report in theirs))
+    rivals = wanted or rivals_of(goal.policy, theirs)
     found = strongest(goal.figure, [*ours, *theirs], goal.policy, rivals)
     ci95 = None if found.low is None or found.high is None else (found.low, found.high)
     judged = _judged(goal, found.gain, ci95, at_least=goal.at_least)
@@ -61,7 +61,7 @@ def _limit(goal: Limit, reports: Reports) -> Judged:
 
 def _behind(goal: Behind, reports: Reports) -> Judged:
     here = reports[goal.setting]
-    others = list(dict.fromkeys(str(report["policy"]) for report in here if report["policy"] != goal.policy))
+    others = rivals_of(goal.policy, here)
     ours = _values(goal.figure, goal.policy, here)
     known = {rival: values for rival in others if (values := _values(goal.figure, rival, here)) is not None}
     if ours is None or not known:

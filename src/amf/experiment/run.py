@@ -27,7 +27,13 @@ def tasks_of(study: Study) -> list[Task]:
     return [
         Task(
             scenario=setting.scenario,
-            case=Case(policy=variant.name, seed=seed, bundle=variant.bundle, config=variant.config),
+            case=Case(
+                policy=variant.name,
+                seed=seed,
+                bundle=variant.bundle,
+                config=variant.config,
+                error_sigma=variant.error_sigma,
+            ),
             label=setting.label,
         )
         for setting in study.settings

@@ -36,11 +36,12 @@ class Options:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """`name` is what tables call it. `bundle`: the choices, where they are not those of the bundle of that name; `config`: keys
-    of FabricConfig that are set otherwise than by default."""
+    of FabricConfig that are set otherwise than by default; `error_sigma`: how wrong its predictions are."""
 
     name: str
     bundle: Policies | None = None
     config: tuple[tuple[str, float], ...] = ()
+    error_sigma: float = 0.0
 
 
 def named(*policies: str) -> tuple[Variant, ...]:

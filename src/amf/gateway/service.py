@@ -13,7 +13,7 @@ from aiohttp import web
 
 from amf.config import ConfigError, ServeConfig
 from amf.core.fabric import Fabric
-from amf.core.policy.bundles import policies_named
+from amf.core.policy.bundles import live_policies_named
 from amf.gateway.app import Surface
 from amf.gateway.auth import Keys
 from amf.gateway.clock import Clock
@@ -56,7 +56,7 @@ async def running_gateway(config: ServeConfig, fabric: Any = None) -> AsyncItera
     cannot be opened, ValueError for an unknown policy, unusable workers or an unusable tokenizer.
     """
     limits, server = config.limits, config.server
-    policies = policies_named(config.policy)
+    policies = live_policies_named(config.policy)
     fabric = fabric or Fabric(config.fabric, policies)
     clock, metrics, pools, graphs = Clock(server.time_scale), Metrics(), Pools(), Graphs()
     explained = Explained(limits.explain_entries)

@@ -13,6 +13,7 @@ from math import exp, log, sqrt
 from statistics import fmean, stdev
 from typing import Any, Literal
 
+from amf.core.policy.bundles import BUNDLES
 from amf.sim.report import Report, compare
 
 Verdict = Literal["better", "worse", "inside the noise", "the same", "no spread", "one run", "not comparable"]
@@ -77,8 +78,15 @@ def means(reports: Sequence[Report]) -> list[Report]:
 
 def comparisons(reports: Sequence[Report], policy: str) -> list[Comparison]:
     """`policy` against the strongest other, figure by figure; empty if there is no other."""
-    rivals = [name for name in _by_policy(reports) if name != policy]
+    rivals = rivals_of(policy, reports)
     return [strongest(figure, reports, policy, rivals) for figure in FIGURES] if rivals else []
+
+
+def rivals_of(policy: str, reports: Sequence[Report]) -> list[str]:
+    """All others that could be run: a bundle that is told the future is no rival of one that is not."""
+    return [
+        name for name in _by_policy(reports) if name != policy and not (name in BUNDLES and BUNDLES[name].clairvoyant)
+    ]
 
 
 def strongest(figure: str, reports: Sequence[Report], policy: str, rivals: Sequence[str]) -> Comparison:

@@ -20,9 +20,12 @@ from amf.core.events import CallArrived, Event
 from amf.core.fabric import Fabric
 from amf.core.policy.bundles import BUNDLES, policies_named
 from amf.core.policy.interface import Policies
+from amf.core.state.profiles import Profiles
 from amf.core.types import Worker
 from amf.sim.loop import Faults, Outage, Simulation
+from amf.sim.misled import Misled
 from amf.sim.optimum import Bounds, belady_hit_ratio, bounds_of
+from amf.sim.oracle import Oracle
 from amf.sim.plan import Workload
 from amf.sim.report import Report, ReportContext, RunRecords, served_order, summarise
 from amf.sim.scenario import FaultSpec, RunSpec, Scenario, ScenarioError, pool_worker
@@ -35,12 +38,14 @@ Watch = Callable[[int, int], None]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """`policy` is what reports call it. `bundle`: the choices, where they are not those of the bundle of that name.
-    `config`: keys of FabricConfig that are set otherwise than by default, on top of the scenario's [fabric]."""
+    `config`: keys of FabricConfig that are set otherwise than by default, on top of the scenario's [fabric].
+    `error_sigma`: how wrong every prediction about one call is (`sim/misled.py`)."""
 
     policy: str
     seed: int
     bundle: Policies | None = None
     config: tuple[tuple[str, float], ...] = ()
+    error_sigma: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +71,8 @@ class _Prepared:
 class _Watched(Fabric):
     """A fabric whose arriving calls are counted."""
 
-    def __init__(self, config: FabricConfig, policies: Policies, watch: Watch, total: int) -> None:
-        super().__init__(config, policies)
+    def __init__(self, config: FabricConfig, profiles: Profiles, policies: Policies, watch: Watch, total: int) -> None:
+        super().__init__(config, policies, profiles)
         self._watch = watch
         self._arrived = 0
         self._total = total
@@ -98,16 +103,25 @@ def play(scenario: Scenario, case: Case, watch: Watch) -> Outcome:
     workload = prepared.workload
     calls = sum(len(plan.calls) for plan in workload.pipelines)
     config = replace(FabricConfig(), **dict((*scenario.fabric, *case.config)))  # type: ignore[arg-type]
-    fabric = _Watched(config, case.bundle or policies_named(case.policy), watch, calls)
+    policies = case.bundle or policies_named(case.policy)
+    profiles = profiles_for(policies, config, workload, prepared.workers)
+    if case.error_sigma:
+        profiles = Misled(profiles, case.error_sigma, case.seed)
+    fabric = _Watched(config, profiles, policies, watch, calls)
     simulation = Simulation(fabric, prepared.workers, workload, prepared.faults)
     records = simulation.run()
     hits = belady_hit_ratio(workload, prepared.workers, served_order(records))
     bounds = replace(prepared.bounds, belady_hit_ratio=hits)
     context = replace(_context(scenario, case, prepared, simulation.now_s), bounds=bounds)
     report = summarise(records, context)
-    notes = [*workload.notes, *_without_effect(scenario.faults)]
+    notes = [*workload.notes, *_without_effect(scenario.faults, policies)]
     beyond = {"call_imbalance": _call_imbalance(records, prepared.workers), "notes": notes}
     return Outcome(report={**report, **beyond}, workload=workload, records=records)
+
+
+def profiles_for(policies: Policies, config: FabricConfig, workload: Workload, workers: Sequence[Worker]) -> Profiles:
+    """What the policies of a run ask for predictions: what they have learned, or the plan itself."""
+    return Oracle(config, workload, workers) if policies.clairvoyant else Profiles(config)
 
 
 def faults_of(spec: FaultSpec, workload: Workload, workers: Sequence[Worker]) -> Faults:
@@ -126,6 +140,7 @@ def faults_of(spec: FaultSpec, workload: Workload, workers: Sequence[Worker]) ->
     return Faults(
         event_loss=spec.event_loss,
         event_delay_s=spec.event_delay_s,
+        metrics_staleness_s=spec.metrics_staleness_s,
         outages=tuple(outages),
         slow={workers[0].name: spec.slow_worker} if spec.slow_worker != 1 else {},
     )
@@ -173,9 +188,7 @@ def _call_imbalance(records: RunRecords, workers: Sequence[Worker]) -> float | N
     return max((max(counts) / fmean(counts) for counts in pools.values() if any(counts)), default=None)
 
 
-def _without_effect(faults: FaultSpec) -> list[str]:
-    if not faults.metrics_staleness_s:
+def _without_effect(faults: FaultSpec, policies: Policies) -> list[str]:
+    if not faults.metrics_staleness_s or policies.reads_reports:
         return []
-    return [
-        "[faults] metrics_staleness_s has no effect: policies count their own calls, simulated workers report no load"
-    ]
+    return [f"[faults] metrics_staleness_s has no effect on {policies.name}: it counts its own calls"]

@@ -7,6 +7,7 @@ from types import ModuleType
 
 from amf.experiment.studies import (
     ablation,
+    estimator_error,
     herding,
     load_sweep,
     memory_pressure,
@@ -24,6 +25,7 @@ _MODULES: Mapping[str, ModuleType] = {
     "rivals": rivals,
     "load-sweep": load_sweep,
     "ablation": ablation,
+    "estimator-error": estimator_error,
     "staleness": staleness,
     "herding": herding,
     "scale": scale,

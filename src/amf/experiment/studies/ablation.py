@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 from amf.core.policy import budget, ordering
 from amf.core.policy.bundles import BUNDLES
 from amf.core.policy.interface import Placement, PoolView
 from amf.core.state.pipelines import CallState
+from amf.core.state.profiles import Profiles
 from amf.experiment.studies.fleets import dag, recorded_sessions, sessions
 from amf.experiment.study import OURS, Gain, Options, Setting, Study, Variant, named
 
@@ -18,9 +18,22 @@ _FABRIC = BUNDLES[OURS]
 _FIGURES = (("jct_s.mean", "JCT mean"), ("stretch.p99", "stretch p99"))
 
 
+class _NoDuty:
+    """Profiles as they are, but for the share of time that a pool's residents are in service."""
+
+    def __init__(self, profiles: Profiles) -> None:
+        self._profiles = profiles
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._profiles, name)
+
+    def duty(self, pool: str) -> tuple[float, float]:
+        return 0.0, self._profiles.duty(pool)[1]
+
+
 def _without_contention(state: CallState, view: PoolView) -> Placement:
     """The fabric's own route, told that residents are never in service."""
-    profiles: Any = SimpleNamespace(duty=lambda pool: (0.0, view.profiles.duty(pool)[1]))
+    profiles: Any = _NoDuty(view.profiles)
     return _FABRIC.route(state, replace(view, profiles=profiles))
 
 

@@ -16,14 +16,21 @@ def standalone_s(pipeline: PipelinePlan, profiles: Mapping[str, WorkerProfile]) 
     prefills only what is neither static text nor in an earlier prompt of the pipeline on that pool, then decodes in a
     batch of one. `profiles` by pool. The clairvoyant base of `slo_stretch` and of the report's stretch."""
     end_s: list[float] = []
+    for call, own_s in zip(pipeline.calls, calls_alone_s(pipeline, profiles), strict=True):
+        end_s.append(max((end_s[parent] for parent in call.parents), default=0.0) + call.gap_s + own_s)
+    return max(end_s, default=0.0)
+
+
+def calls_alone_s(pipeline: PipelinePlan, profiles: Mapping[str, WorkerProfile]) -> list[float]:
+    """Seconds of each of its calls under the same conditions, in plan order, gaps left out."""
+    alone_s: list[float] = []
     trees: dict[str, PrefixTree] = {}
     for call in pipeline.calls:
         warm = _static_blocks(call.prompt)
         if call.kind is CallKind.GENERATE:
             warm = max(warm, trees.setdefault(call.pool, PrefixTree()).add(call.prompt))
-        start_s = max((end_s[parent] for parent in call.parents), default=0.0) + call.gap_s
-        end_s.append(start_s + _call_s(profiles[call.pool], call, warm * call.prompt.block_tokens))
-    return max(end_s, default=0.0)
+        alone_s.append(_call_s(profiles[call.pool], call, warm * call.prompt.block_tokens))
+    return alone_s
 
 
 def saturation_rate_per_s(workload: Workload, fleet: Sequence[Worker], cached: Mapping[tuple[str, int], int]) -> float:
