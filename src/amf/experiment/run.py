@@ -89,13 +89,16 @@ def _rows(setting: Setting, reports: Sequence[Report]) -> list[Report]:
 
 
 def _notes(reports: dict[str, list[Report]]) -> list[str]:
-    """What workloads say of themselves on every seed, each once, with the settings it is true of if those are not all."""
+    """What is said of a workload or a policy on every seed, each once, with the settings it is true of if not all are."""
     places: dict[str, list[str]] = {}
     for label, here in reports.items():
-        for note in here[0]["notes"]:
-            if all(note in report["notes"] for report in here):
-                places.setdefault(note, []).append(label)
-    return [note if len(where) == len(reports) else f"{', '.join(where)}: {note}" for note, where in places.items()]
+        for first in here:
+            mine = [report for report in here if report["policy"] == first["policy"]]
+            for note in first["notes"]:
+                if all(note in report["notes"] for report in mine) and label not in places.setdefault(note, []):
+                    places[note].append(label)
+    found = {note: where for note, where in places.items() if where}
+    return [note if len(where) == len(reports) else f"{', '.join(where)}: {note}" for note, where in found.items()]
 
 
 def _command(study: Study, options: Options) -> str:

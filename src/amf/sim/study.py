@@ -2,8 +2,8 @@
 
 Under one seed all policies meet the same pipelines, the same arrivals and the same outages, so that their reports may be
 compared in pairs. Workers publish KV events (the fabric learns what they store and evict, as late and as incompletely as
-the faults make it); their blocks are as long as the plan's. There is no clock in here, so `decision_us` stays null: one
-seed gives one report, to the byte, on whatever machine.
+the faults make it) unless their pool says otherwise; their blocks are as long as the plan's. There is no clock in here, so
+`decision_us` stays null: one seed gives one report, to the byte, on whatever machine.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ from amf.sim.optimum import Bounds, belady_hit_ratio, bounds_of
 from amf.sim.oracle import Oracle
 from amf.sim.plan import Workload
 from amf.sim.report import Report, ReportContext, RunRecords, served_order, summarise
-from amf.sim.scenario import FaultSpec, RunSpec, Scenario, ScenarioError, pool_worker
+from amf.sim.scenario import FaultSpec, RunSpec, Scenario, ScenarioError, pool_workers
 from amf.sim.workload import build, fleet_of, ideal_cached_by_call
 
 # Told now and then how many of the run's calls have arrived, of how many. What it raises ends the run.
@@ -151,11 +151,7 @@ def _prepared(scenario: Scenario, seed: int) -> _Prepared:
     pools = fleet_of(scenario)
     workload = build(scenario.workload, pools, seed)
     block_tokens = workload.pipelines[0].calls[0].prompt.block_tokens
-    workers = tuple(
-        replace(pool_worker(pool, index), block_tokens=block_tokens, has_kv_events=True)
-        for pool in pools
-        for index in range(pool.workers)
-    )
+    workers = tuple(replace(worker, block_tokens=block_tokens) for worker in pool_workers(pools))
     return _Prepared(
         workload=workload,
         workers=workers,

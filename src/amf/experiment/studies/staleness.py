@@ -24,7 +24,7 @@ _QUICK = (_FAULTS[0], _FAULTS[3], _FAULTS[6])
 def study(options: Options) -> Study:
     trace = recorded_sessions(options)
     workers, live = (2, 16) if options.quick else (4, 40)
-    rivals = ("kv-cost",) if options.quick else ("session-affinity", "kv-cost", "thunderagent-fcfs")
+    rivals = ("llm-d",) if options.quick else ("session-affinity", "llm-d", "thunderagent-fcfs")
     wanted: list[Gain] = []
     settings: list[Setting] = []
     for label, faults in _QUICK if options.quick else _FAULTS:
