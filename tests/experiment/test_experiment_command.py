@@ -1,6 +1,7 @@
 """`amf experiment` from the outside: every study in small, its document, its page, and what it says to mistakes."""
 
 import json
+import platform
 import re
 from pathlib import Path
 
@@ -84,6 +85,28 @@ def test_recordings_are_told_apart_and_played(tmp_path: Path):
     (folder / "other.jsonl").write_text('{"neither": 1}\n')
     refused = experiment("rivals", *TINY, "--trace", folder / "other.jsonl")
     assert refused.exit_code == 2 and "neither recorded sessions nor Mooncake" in refused.output.replace("\n", " ")
+
+
+def test_all_studies_make_one_page_and_are_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("amf.commands.experiment.STUDIES", ["herding", "load-sweep"])
+    page, keep = tmp_path / "results.md", tmp_path / "kept"
+    arguments = ("all", *TINY, "--markdown", page, "--keep", keep, "--resume")
+    first = experiment(*arguments)
+    assert first.exit_code == 0 and "study 2 of 2: load-sweep\n" in first.output, first.output
+    text = page.read_text()
+    made = [json.loads((keep / f"{name}.json").read_text()) for name in ("herding", "load-sweep")]
+    for each in made:
+        assert f"## {each['experiment']}\n" in text and f"`{each['command']}`" in text and "**Quick:" in text
+        met = sum(goal["met"] is True for goal in each["goals"])
+        assert f"| [{each['experiment']}](#{each['experiment']}) (quick) | 1 | {met} |" in text
+        assert (keep / f"{each['experiment']}.html").exists()
+    assert f"Python {platform.python_version()}" in text and "cores" in text
+    assert all(goal["name"] in text for each in made for goal in each["goals"])
+    again = experiment(*arguments)
+    assert again.output.count("kept in") == 2 and page.read_text() == text
+    other = experiment("all", *TINY[:-2], "--jobs", 1, "--seeds", 2, "--keep", keep, "--resume")
+    assert "kept in" not in other.output, "kept figures of another command are not these"
+    assert "is for one study" in experiment("all", "--json", tmp_path / "x.json").output
 
 
 def test_without_a_name_the_studies_are_listed():

@@ -1,6 +1,6 @@
 """A study's document as Markdown. The words around the figures are true whatever the figures are."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from amf.experiment.run import Document
 from amf.experiment.tables import TextTable, gain_table, goal_table, row_table
@@ -11,18 +11,13 @@ def markdown(document: Document) -> str:
     return "\n".join(_lines(document)).rstrip() + "\n"
 
 
-def anchor(name: str) -> str:
-    """Of a study's heading."""
-    return f"#{name}"
-
-
-def summary(documents: list[Document]) -> str:
-    """Goals met, missed and unknown, study by study, and each that is not met."""
+def summary(documents: Sequence[Document]) -> str:
+    """Goals met, missed and unknown, study by study."""
     table = TextTable(
         ("study", "seeds", "goals met", "missed", "unknown"),
         tuple(
             (
-                f"[{each['experiment']}]({anchor(each['experiment'])})" + (" (quick)" if each["quick"] else ""),
+                f"[{each['experiment']}](#{each['experiment']})" + (" (quick)" if each["quick"] else ""),
                 str(len(each["seeds"])),
                 *(str(sum(goal["met"] is met for goal in each["goals"])) for met in (True, False, None)),
             )

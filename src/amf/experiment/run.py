@@ -59,7 +59,7 @@ def document(study: Study, options: Options, reports: dict[str, list[Report]]) -
         "seed": study.seeds[0],
         "seeds": list(study.seeds),
         "quick": options.quick,
-        "command": _command(study, options),
+        "command": command_of(study.name, options),
         "amf_version": __version__,
         "question": study.question,
         "goals": [judge(goal, reports) for goal in study.goals],
@@ -101,8 +101,9 @@ def _notes(reports: dict[str, list[Report]]) -> list[str]:
     return [note if len(where) == len(reports) else f"{', '.join(where)}: {note}" for note, where in found.items()]
 
 
-def _command(study: Study, options: Options) -> str:
-    parts = ["amf experiment", study.name]
+def command_of(name: str, options: Options) -> str:
+    """What to type for this study."""
+    parts = ["amf experiment", name]
     parts += ["--quick"] if options.quick else []
     parts += [f"--seeds {options.seeds}"] if options.seeds else []
     parts += [f"--pipelines {options.pipelines}"] if options.pipelines else []

@@ -41,7 +41,7 @@ def about(name: str) -> str:
 def study_named(name: str, options: Options) -> Study:
     """Raises ScenarioError that says which name is nearest."""
     if name not in STUDIES:
-        near = get_close_matches(name, STUDIES, n=1, cutoff=0.4)
+        near = get_close_matches(name, STUDIES, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(STUDIES)}"
         raise ScenarioError(f"unknown experiment {name!r}; {hint}")
     study = STUDIES[name](options)
