@@ -10,15 +10,7 @@ from amf.sim.workload.chat import REQUESTS_PER_S
 
 LARGE = "llama-3.3-70b"
 # Who contends where memory is short or load is high; the study `rivals` has all.
-SESSION_RIVALS = (
-    "session-affinity",
-    "preble",
-    "llm-d",
-    "continuum",
-    "thunderagent-fcfs",
-    "thunderagent-decay",
-    "footprint",
-)
+SESSION_RIVALS = ("session-affinity", "preble", "llm-d", "thunderagent-fcfs", "thunderagent-decay", "footprint")
 DAG_RIVALS = ("session-affinity", "llm-d", "thunderagent-fcfs", "edf", "least-slack", "hexgen-flow")
 # Rules that follow the longest warm prefix and give it up where load is too uneven.
 PREFIX_RULES = ("prefix-affinity", "kv-cost", "dynamo-agentic", "preble", "llm-d")
