@@ -39,7 +39,7 @@ def _lines(document: Document) -> Iterator[str]:
         yield "**Quick: small fleets, few seeds; says that it runs, not what is true.**"
     for title, table in (
         ("Goals", goal_table(document)),
-        ("Gains over the strongest rival", gain_table(document)),
+        ("Gains over the strongest other", gain_table(document)),
         ("Figures", row_table(document)),
     ):
         if table.rows:

@@ -69,7 +69,7 @@ def render(document: Document) -> str:
         document=document,
         tables=(
             ("Goals", goal_table(document)),
-            ("Gains over the strongest rival", gain_table(document)),
+            ("Gains over the strongest other", gain_table(document)),
             ("Figures", row_table(document)),
         ),
         charts=[Markup(chart) for chart in _charts(document)],

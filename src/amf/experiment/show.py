@@ -15,7 +15,7 @@ def show(document: Document, console: Console | None = None) -> None:
     console.out(f"seeds {seeds[0]} to {seeds[-1]}{quick}", highlight=False)
     for title, table in (
         ("figures, means over the seeds", row_table(document)),
-        ("fabric against the strongest rival, above 1 it is better", gain_table(document)),
+        ("fabric against the strongest other, above 1 it is better", gain_table(document)),
         ("goals", goal_table(document)),
     ):
         if table.rows:
