@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install install-dev demo test lint bench lock clean
+.PHONY: install install-dev demo test lint bench results lock clean
 
 install: $(VENV)/.installed
 
@@ -35,6 +35,9 @@ bench: install-dev ## decision time and gateway overhead, as ratios; writes out/
 	$(BIN)/python bench/decisions.py --json out/bench/decisions.json
 	$(BIN)/python bench/overhead.py --json out/bench/overhead.json
 	$(BIN)/python bench/simulation.py --json out/bench/simulation.json
+
+results: install ## every study into docs/results.md; TRACES=FOLDER adds recordings, RESULTS_ARGS=--resume keeps what is done
+	$(BIN)/amf experiment all --markdown docs/results.md $(if $(TRACES),--trace $(TRACES)) $(RESULTS_ARGS)
 
 lock: install-dev ## pin every dependency anew
 	$(BIN)/pip install --quiet pip-tools

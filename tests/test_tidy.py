@@ -30,8 +30,9 @@ MAY_IMPORT = {
     "bench": {"bench", "sim", "core"},
     "demo": {"demo", "bench", "sim", "core"},
     "simulate": {"simulate", "bench", "sim", "core"},
+    "experiment": {"experiment", "simulate", "bench", "sim", "core"},
     "config": {"core", "engines"},
-    "commands": {"bench", "config", "core", "demo", "emulator", "gateway", "sim", "simulate"},
+    "commands": {"bench", "config", "core", "demo", "emulator", "experiment", "gateway", "sim", "simulate"},
     "cli": {"commands"},
 }
 # Inside core: fabric -> policy -> state -> graph, cost -> types. Lower number = deeper; nobody imports upwards.

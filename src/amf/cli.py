@@ -8,6 +8,7 @@ from amf import __version__
 from amf.commands.bench import bench
 from amf.commands.demo import demo
 from amf.commands.emulate import emulate
+from amf.commands.experiment import experiment
 from amf.commands.replay import replay
 from amf.commands.serve import serve
 from amf.commands.simulate import simulate
@@ -36,7 +37,7 @@ def _main(
     pass
 
 
-for command in (serve, emulate, bench, simulate, demo, replay):
+for command in (serve, emulate, bench, simulate, experiment, demo, replay):
     app.command()(command)
 
 

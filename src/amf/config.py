@@ -11,6 +11,8 @@ gpu = "h200"
 tokenizer = "/models/llama-3.3-70b"
 [journal]
 path = "amf.journal.jsonl"
+[record]                      # traffic without text, to be played again by `amf simulate`
+path = "traffic.jsonl.gz"
 [limits]                      # seconds and bytes of the gateway
 """
 
@@ -86,6 +88,15 @@ class JournalConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordConfig:
+    """A path that ends in .gz is compressed; one that is taken gets a number."""
+
+    path: str | None = None
+    flush_interval_s: float = 0.5
+    max_buffer_bytes: int = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LimitsConfig:
     """Real seconds, bytes and counts of the gateway's own."""
 
@@ -113,6 +124,7 @@ class ServeConfig:
     workers: tuple[WorkerConfig, ...] = ()
     pools: Mapping[str, PoolConfig] = field(default_factory=dict)
     journal: JournalConfig = field(default_factory=JournalConfig)
+    record: RecordConfig = field(default_factory=RecordConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
 
 
@@ -126,7 +138,7 @@ _ABOVE_ZERO = (
     *("breaker_", "upload_"),
 )
 
-_TABLES = ("server", "fabric", "worker", "pools", "journal", "limits")
+_TABLES = ("server", "fabric", "worker", "pools", "journal", "record", "limits")
 
 
 def load_config(path: Path) -> ServeConfig:
@@ -160,6 +172,7 @@ def config_from_dict(document: Mapping[str, Any], source: str = "configuration")
         workers=tuple(parse_table(WorkerConfig, entry, source, "[[worker]]") for entry in workers),
         pools={name: parse_table(PoolConfig, entry, source, f"[pools.{name}]") for name, entry in pools.items()},
         journal=parse_table(JournalConfig, document.get("journal", {}), source, "[journal]"),
+        record=parse_table(RecordConfig, document.get("record", {}), source, "[record]"),
         limits=parse_table(LimitsConfig, document.get("limits", {}), source, "[limits]"),
     )
     _check_values(config, source)
@@ -227,7 +240,13 @@ def _check_values(config: ServeConfig, source: str) -> None:
         raise ConfigError(f"{source}: [server] port is {server.port}; use 0 (any free port) to {_MAX_PORT}")
     if server.log_level.lower() not in LOG_LEVELS:
         raise ConfigError(f"{source}: [server] log_level is `{server.log_level}`; use one of {', '.join(LOG_LEVELS)}")
-    tables = (("server", server), ("fabric", config.fabric), ("journal", config.journal), ("limits", config.limits))
+    tables = (
+        ("server", server),
+        ("fabric", config.fabric),
+        ("journal", config.journal),
+        ("record", config.record),
+        ("limits", config.limits),
+    )
     for where, table in tables:
         for each in dataclasses.fields(table):
             _check_number(each.name, getattr(table, each.name), f"{source}: [{where}]")

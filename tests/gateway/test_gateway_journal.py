@@ -77,14 +77,14 @@ async def test_the_end_is_on_disk_although_the_flush_was_cut_short(tmp_path: Pat
     asyncio.get_running_loop().set_default_executor(threads)
     threads.submit(release.wait)
     writer = JournalWriter(path, FabricConfig(), "fabric", flush_interval_s=0.0, max_buffer_bytes=max_buffer_bytes)
-    flushing = asyncio.create_task(writer.flush_forever())
+    flushing = asyncio.create_task(writer.lines.flush_forever())
     for number in range(200):
         writer.write(Woke(at_s=float(number)), [])
         await asyncio.sleep(0)
     flushing.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await flushing
-    writer.close()
+    writer.lines.close()
     release.set()
     _, *lines = map(msgspec.json.decode, path.read_bytes().splitlines())
     assert [line["event"].get("at_s", 0.0) for line in lines] == list(range(200)), "all of them, in order"

@@ -5,7 +5,7 @@ from math import exp, log, sqrt
 import pytest
 from test_report import pipeline
 
-from amf.sim.paired import Comparison, comparisons, interval, means
+from amf.sim.paired import FIGURES, Comparison, comparisons, interval, means
 from amf.sim.report import ReportContext, RunRecords, summarise
 
 SEEDS = (1, 2, 3)
@@ -23,7 +23,7 @@ def reports(**jct_s: tuple[float, ...]) -> list[dict]:
 
 
 def found(figure: str, rows: list[dict], policy: str = "fabric") -> Comparison:
-    return next(each for each in comparisons(rows, policy) if each.figure == figure)
+    return next(each for each in comparisons(rows, policy) if FIGURES[each.figure] == figure)
 
 
 def test_the_gain_is_the_geometric_mean_and_its_interval_students():
@@ -70,7 +70,7 @@ def test_the_rival_is_the_strongest_in_each_figure():
 
 def test_a_figure_that_a_run_lacks_is_not_compared():
     rows = reports(rival=(10.0, 10.0, 10.0), fabric=(5.0, 5.0, 5.0))
-    assert found("SLO met", rows) == Comparison(figure="SLO met", rival="rival")
+    assert found("SLO met", rows) == Comparison(figure="slo_attainment", rival="rival")
     assert comparisons([report("fabric", 1, 5.0)], "fabric") == []
 
 

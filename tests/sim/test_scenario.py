@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from amf.sim.scenario import PoolSpec, ScenarioError, load_scenario, pool_worker, scenario_from_dict
+from amf.sim.scenario import PoolSpec, ScenarioError, load_scenario, pool_worker, pool_workers, scenario_from_dict
+from amf.sim.scenario_checks import part_workload
 from amf.sim.workload import build, fleet_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -78,6 +79,26 @@ policies = ["fabric"]
         ({"kind": "graph", "graph": "dag-4", "path": "x"}, ["does not use path"]),
         ({"kind": "claude-code", "path": "x", "graph": "dag-4"}, ["does not use graph"]),
         ({"kind": "claude-code", "path": "x", "scale_tokens": 0.5}, ["scale_tokens"]),
+        ({"kind": "otel"}, ["needs path"]),
+        ({"kind": "claude-code", "path": "x", "arrival": "trace"}, ["records no arrival times"]),
+        ({"kind": "mooncake", "path": "x", "models": {"a": "b"}}, ["does not use models"]),
+        ({"kind": "otel", "path": "x", "models": {"a": 1}}, ["models", '"recorded model" = "pool"']),
+        ({"kind": "otel", "path": "x", "models": "a"}, ["models", "table"]),
+        ({"kind": "otel", "path": "x", "share_system": True}, ["does not use share_system"]),
+        ({"kind": "mix"}, ["needs [[workload.mix]]"]),
+        ({"kind": "mix", "mix": {"kind": "azure"}}, ["[[workload.mix]]"]),
+        ({"kind": "mix", "mix": [{"kind": "azure"}]}, ["[[workload.mix]]", "needs path"]),
+        ({"kind": "mix", "mix": [{"share": 1.0}]}, ["[[workload.mix]] lacks kind"]),
+        ({"kind": "mix", "mix": [{"kind": "mix"}]}, ["part of kind"]),
+        ({"kind": "mix", "mix": [{"kind": "coding-sessions", "share": 0}]}, ["share = 0", "above 0"]),
+        (
+            {"kind": "mix", "mix": [{"kind": "coding-sessions", "slo_s": 1, "slo_stretch": 2}]},
+            ["slo_stretch and slo_s"],
+        ),
+        ({"kind": "mix", "mix": [{"kind": "coding-sessions", "shar": 1}]}, ["'share'"]),
+        ({"kind": "mix", "arrival": "trace", "mix": [{"kind": "coding-sessions"}]}, ["records no arrival times"]),
+        ({"kind": "graph", "graph": "dag-4", "mix": [{"kind": "coding-sessions"}]}, ["does not use mix"]),
+        ({"kind": "mix", "mix": 2 * [{"kind": "claude-code", "path": "x", "share_system": True}]}, ["one folder"]),
         ({}, ["lacks kind"]),
     ],
 )
@@ -97,7 +118,17 @@ def test_contradictions_name_file_key_and_remedy(workload, words):
         ({"workload": {"kind": "coding-sessions"}, "pool": {"model": "x"}}, ["[[pool]]"]),
         ({"workload": {"kind": "coding-sessions"}, "pool": [{"workers": 1}]}, ["lacks model"]),
         ({"workload": {"kind": "coding-sessions"}, "pool": [{"model": "x", "workers": 0}]}, ["workers = 0"]),
-        ({"workload": {"kind": "coding-sessions"}, "pool": [{"model": "x"}, {"model": "x"}]}, ["twice"]),
+        (
+            {
+                "workload": {"kind": "coding-sessions"},
+                "pool": [{"model": "a/m/config.json"}, {"model": "b/m/config.json"}],
+            },
+            ["both called m", "rename"],
+        ),
+        (
+            {"workload": {"kind": "coding-sessions"}, "pool": [{"model": "x", "kv_events": 1}]},
+            ["kv_events", "true or false"],
+        ),
         ({"workload": {"kind": "coding-sessions"}, "faults": {"event_loss": 2}}, ["0 to 1"]),
         ({"workload": {"kind": "coding-sessions"}, "faults": {"slow_worker": 0.5}}, ["slow_worker"]),
         ({"workload": {"kind": "coding-sessions"}, "run": {"policies": "fabric"}}, ["list of texts"]),
@@ -135,6 +166,61 @@ def test_pool_workers_have_names_profiles_and_memory(tmp_path):
             pool_worker(PoolSpec(**wrong), 0)
     with pytest.raises(ScenarioError, match="tensor_parallel = 2"):
         pool_worker(PoolSpec(model="llama-3.3-70b", gpu="h100", weights="bf16"), 0)
+
+
+def test_tables_of_one_model_are_one_pool_of_unequal_workers():
+    pools = [
+        {"model": "llama-3.3-70b", "workers": 2},
+        {"model": "qwen3-32b"},
+        {"model": "llama-3.3-70b", "gpu": "b200", "kv_tokens": 300_000, "kv_events": False},
+    ]
+    scenario = parsed({"kind": "coding-sessions", "pipelines": 20, "load": 0.5}, pool=pools)
+    workers = pool_workers(scenario.pools)
+    assert [worker.name for worker in workers] == [
+        "llama-3.3-70b-0",
+        "llama-3.3-70b-1",
+        "qwen3-32b-0",
+        "llama-3.3-70b-2",
+    ]
+    assert [worker.pool for worker in workers].count("llama-3.3-70b") == 3
+    assert [worker.has_kv_events for worker in workers] == [True, True, True, False]
+    first, _, _, last = workers
+    assert last.profile.flops_per_s > first.profile.flops_per_s and last.kv_tokens == 300_000
+    workload = build(scenario.workload, scenario.pools)
+    fast = build(scenario.workload, scenario.pools[2:])
+    slow = build(scenario.workload, scenario.pools[:1])
+    assert [plan.slo_s for plan in workload.pipelines] == [plan.slo_s for plan in fast.pipelines]
+    rates = [float(built.notes[-1].split(" estimated ")[1].split()[0]) for built in (workload, fast, slow)]
+    assert rates[0] == pytest.approx(rates[1] + rates[2], rel=1e-3), "unequal workers' rates add up"
+
+
+def test_a_mix_inherits_what_its_parts_leave_open(tmp_path):
+    path = tmp_path / "m.toml"
+    path.write_text(
+        """
+[workload]
+kind = "mix"
+think_cap_s = 20
+scale_tokens = 0.5
+slo_stretch = 2.0
+[workload.models]
+"*" = "qwen3-32b"
+[[workload.mix]]
+kind = "claude-code"
+path = "sessions"
+[[workload.mix]]
+kind = "graph"
+graph = "own.yaml"
+slo_s = 9
+think_cap_s = 5
+"""
+    )
+    spec = load_scenario(path).workload
+    recorded, drawn = (part_workload(spec, part) for part in spec.mix)
+    assert (recorded.path, recorded.models) == (tmp_path / "sessions", (("*", "qwen3-32b"),))
+    assert (recorded.think_cap_s, recorded.scale_tokens, recorded.slo_stretch, recorded.slo_s) == (20, 1.0, 2.0, None)
+    assert (drawn.graph, drawn.models) == (str(tmp_path / "own.yaml"), None)
+    assert (drawn.think_cap_s, drawn.scale_tokens, drawn.slo_stretch, drawn.slo_s) == (5, 0.5, None, 9)
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)

@@ -1,10 +1,12 @@
 """A case of a study: the same whenever it is played, paired with the others of its seed, with the scenario's faults."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
+from amf.core.policy.bundles import BUNDLES
 from amf.sim import study
 from amf.sim.scenario import FaultSpec, Scenario, ScenarioError, scenario_from_dict
 from amf.sim.study import Case, cases_of, faults_of, play
@@ -116,3 +118,23 @@ def test_cases_go_seed_by_seed_and_name_unknown_policies():
         cases_of(["zzz"], [1], "here")
     with pytest.raises(ScenarioError, match="names no policy"):
         cases_of([], [1], "here")
+
+
+def test_bounds_of_the_scenario_and_of_the_case_reach_the_fabric():
+    """Six sessions begin at once where only four may live: two are refused."""
+    table = {"workload": SESSIONS, "pool": FLEET, "fabric": {"hold_fraction": 1, "max_live_pipelines": 4}}
+    settled = scenario_from_dict(table, "study.toml")
+    assert settled.fabric == (("max_live_pipelines", 4), ("hold_fraction", 1.0)), "in the order of FabricConfig"
+    by_file = play(settled, Case(policy="fabric", seed=1), unwatched).report
+    by_case = play(scenario(), Case(policy="fabric", seed=1, config=settled.fabric), unwatched).report
+    assert by_file == by_case and by_file["refused"] == 2
+    raised = play(settled, Case(policy="fabric", seed=1, config=(("max_live_pipelines", 9),)), unwatched).report
+    assert raised["refused"] == 0, "the case's bounds are on top of the scenario's"
+
+
+def test_a_case_may_have_choices_of_its_own():
+    """Under another name, `fabric` with the route of `round-robin` serves every worker alike."""
+    bundle = replace(BUNDLES["fabric"], route=BUNDLES["round-robin"].route)
+    mixed = play(scenario(), Case(policy="mixed", seed=1, bundle=bundle), unwatched).report
+    assert mixed["policy"] == "mixed"
+    assert mixed["call_imbalance"] == report("round-robin")["call_imbalance"] < report()["call_imbalance"]

@@ -158,8 +158,13 @@ def test_gaps_lanes_and_pools(tmp_path):
     assert [each.lane for each in plan.calls] == ["", "", "", "helper", "helper", "", ""]
     assert {each.pool for each in plan.calls} == {"llama-3.3-70b"}
     several = (*POOL, PoolSpec(model="llama-3.1-8b"))
-    pools = [each.pool for each in build(spec(path, pipelines=1), several).pipelines[0].calls]
-    assert pools == ["llama-3.1-8b"] * 3 + ["llama-3.3-70b"] + ["llama-3.1-8b"] * 3
+    with pytest.raises(ScenarioError, match=r'calls other, which no \[\[pool\]\] serves.*"other" = "llama-3.3-70b"'):
+        build(spec(path, pipelines=1), several)
+    for models in ((("other", "llama-3.3-70b"),), (("*", "llama-3.3-70b"),)):
+        pools = [each.pool for each in build(spec(path, pipelines=1, models=models), several).pipelines[0].calls]
+        assert pools == ["llama-3.1-8b"] * 3 + ["llama-3.3-70b"] + ["llama-3.1-8b"] * 3
+    with pytest.raises(ScenarioError, match=r"'other' = 'gpt-4': there is no such \[\[pool\]\]"):
+        build(spec(path, pipelines=1, models=(("other", "gpt-4"),)), several)
 
 
 def test_sessions_that_fit_no_worker_are_left_out_and_said_so(tmp_path):
@@ -173,6 +178,160 @@ def test_sessions_that_fit_no_worker_are_left_out_and_said_so(tmp_path):
     assert any("1 of 2 sessions left out" in note for note in workload.notes)
     with pytest.raises(ScenarioError, match="kv_tokens"):
         build(spec(path, pipelines=2), (PoolSpec(model="llama-3.3-70b", kv_tokens=1),))
+
+
+def in_both_forms() -> tuple[dict, dict]:
+    """One session with two sub-agents side by side, one inside the other's lane, and a context reset; as recorded upstream
+    and in the compact form."""
+
+    def request(t, ids, *, model="opus", out=9, think=None, tool=True, took=2.0):
+        return {
+            "t": t, "type": "n", "model": model, "in": 64 * len(ids) + 5, "out": out, "hash_ids": ids,
+            "input_types": ["tool_result"] if tool else ["text"], "stop": "tool_use", "api_time": took,
+        } | ({} if think is None else {"think_time": think})  # fmt: skip
+
+    def agent(name, t, *requests):
+        return {"type": "subagent", "agent_id": name, "t": t, "requests": list(requests)}
+
+    inner = agent("c", 3.0, request(0.0, [90, 91], model="haiku"))
+    last = request(9.0, [50, 51, 52], model="haiku", think=7.0)
+    original = {
+        "id": "s1", "models": ["opus", "haiku"], "block_size": 64, "hash_id_scope": "local",
+        "tool_tokens": 130, "system_tokens": 70,
+        "requests": [
+            request(0.0, [1, 2, 3, 4], tool=False, think=0.0),
+            request(12.0, [1, 2, 3, 4, 5, 6], think=10.0),
+            agent("a", 15.0, request(0.0, [50, 51], model="haiku"), inner, last),
+            agent("b", 16.0, request(0.0, [50, 60], model="haiku")),
+            request(40.0, [1, 2, 3, 4, 5, 6, 7], think=26.0),
+            request(1000.0, [1, 2, 80], tool=False, think=950.0),
+            request(1010.0, [1, 2, 80, 81], tool=True),
+        ],
+    }  # fmt: skip
+
+    def call(name, parents, t, **more):
+        base = {
+            "id": name,
+            "p": parents,
+            "t": t,
+            "dur": 2.0,
+            "gap": None,
+            "kind": "tool",
+            "model": "opus",
+            "agent": "main",
+            "out": 9,
+        }
+        return base | more
+
+    haiku = {"model": "haiku"}
+    compact = {
+        "session": "s1", "block": 64, "tool_tokens": 130, "system_tokens": 70,
+        "calls": [
+            call("0", [], 0.0, kind="think", new=[[1, 4]], **{"in": 261}),
+            call("1", ["0"], 12.0, gap=10.0, ref="0", keep=4, new=[[5, 2]], **{"in": 389}),
+            call("2.0", ["1"], 15.0, agent="a", new=[[50, 2]], **{"in": 133}, **haiku),
+            call("2.1.0", ["2.0"], 18.0, agent="c", new=[[90, 2]], **{"in": 133}, **haiku),
+            call("2.2", ["2.0", "2.1.0"], 24.0, gap=7.0, agent="a", ref="2.0", keep=2, new=[[52, 1]], **{"in": 197}, **haiku),
+            call("3.0", ["1"], 16.0, agent="b", ref="2.0", keep=1, new=[[60, 1]], **{"in": 133}, **haiku),
+            call("4", ["1", "2.2", "3.0"], 40.0, gap=26.0, ref="1", keep=6, new=[[7, 1]], **{"in": 453}),
+            call("5", ["4"], 1000.0, gap=950.0, kind="think", ref="4", keep=2, new=[[80, 1]], **{"in": 197}),
+            call("6", ["5"], 1010.0, ref="5", keep=3, new=[[81, 1]], **{"in": 261}),
+        ],
+    }  # fmt: skip
+    return original, compact
+
+
+def test_the_original_json_and_the_compact_form_make_the_same_plan(tmp_path):
+    original, compact = in_both_forms()
+    (tmp_path / "originals").mkdir()
+    (tmp_path / "originals" / "trace_1.json").write_text(json.dumps(original, indent=1))
+    (tmp_path / "lines.jsonl").write_text(json.dumps(original) + "\n")
+    (tmp_path / "compact.jsonl").write_text(json.dumps(compact) + "\n")
+    pools = (*POOL, PoolSpec(model="llama-3.1-8b"))
+    models = (("opus", "llama-3.3-70b"), ("haiku", "llama-3.1-8b"))
+    names = ("compact.jsonl", "lines.jsonl", "originals", "originals/*.json", "originals/trace_1.json")
+    plans = [build(spec(tmp_path / name, pipelines=2, models=models), pools).pipelines for name in names]
+    assert all(each == plans[0] for each in plans)
+    plan = plans[0][0]
+    assert [call.gap_s for call in plan.calls] == [0.0, 10.0, 0.0, 0.0, 5.0, 0.0, 26.0 - 11.0, 300.0, 8.0]
+    assert [call.lane for call in plan.calls] == ["", "", "a", "c", "a", "b", "", "", ""]
+    assert [call.parents for call in plan.calls] == [(), (0,), (1,), (2,), (2, 3), (1,), (1, 4, 5), (6,), (7,)]
+
+
+def test_an_agent_that_is_met_again_is_another_lane(tmp_path):
+    original, _ = in_both_forms()
+    original["requests"][3]["agent_id"] = "a"
+    (tmp_path / "t.json").write_text(json.dumps(original))
+    plan = build(spec(tmp_path / "t.json", pipelines=1), POOL).pipelines[0]
+    assert [call.lane for call in plan.calls] == ["", "", "a", "c", "a", "a#2", "", "", ""]
+
+
+def test_equal_tools_and_systems_are_shared_only_if_the_scenario_assumes_it(tmp_path):
+    """130 tokens of tools are 2 whole blocks, with 70 of system they are 3; 31 of system leave no block of their own."""
+    sizes = {
+        "one": (130, 70),
+        "two": (130, 70),
+        "other-system": (130, 90),
+        "other-tools": (140, 70),
+        "no-system": (130, 31),
+    }
+    sessions = []
+    for number, (name, (tools, system)) in enumerate(sizes.items()):
+        _, compact = in_both_forms()
+        compact |= {"session": name, "tool_tokens": tools, "system_tokens": system}
+        compact["calls"] = json.loads(json.dumps(compact["calls"]).replace("[1, 4]", f"[{100 * number + 1}, 4]"))
+        sessions.append(compact)
+    path = written(tmp_path / "s.jsonl.gz", sessions)
+    alone = build(spec(path, pipelines=5), POOL)
+    assert all(not ideal_cached_by_call(alone)[plan.pipeline_id, 0] for plan in alone.pipelines)
+    shared = build(spec(path, pipelines=5, share_system=True), POOL)
+    starts = {plan.pipeline_id.split("/")[1]: expanded(plan.calls[0].prompt) for plan in shared.pipelines}
+
+    def common(one: str, other: str) -> int:
+        pairs = zip(starts[one], starts[other], strict=True)
+        return next(i for i, (left, right) in enumerate(pairs) if left != right)
+
+    assert common("one", "two") == 3
+    assert common("one", "other-system") == common("one", "no-system") == 2
+    assert common("one", "other-tools") == 0
+    assert any("ASSUMED" in note for note in shared.notes)
+    for before, after in zip(alone.pipelines, shared.pipelines, strict=True):
+        assert [call.prompt.total_tokens for call in before.calls] == [call.prompt.total_tokens for call in after.calls]
+        own = [{expanded(call.prompt)[-1] for call in plan.calls} for plan in (before, after)]
+        assert len(own[0]) == len(own[1]), "what a session shares within itself is not changed"
+    within = [sum(ideal_cached_by_call(each).values()) for each in (alone, shared)]
+    assert within[1] - within[0] == 64 * (3 + 2 + 2)
+
+
+def test_ids_that_are_global_are_shared_as_recorded(tmp_path):
+    original, _ = in_both_forms()
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(original | {"id": name, "hash_id_scope": "global"}))
+    workload = build(spec(tmp_path, pipelines=4), POOL)
+    firsts = [ideal_cached_by_call(workload)[plan.pipeline_id, 0] for plan in workload.pipelines]
+    assert firsts == [0, 4 * 64, 0, 4 * 64], "the repetition is fresh, and shares within itself"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.json", "{\n", "line 1 is not JSON"),
+        ("a.json", '{"requests": [], "block_size": 64}', "lacks 'id'"),
+        ("a.json", '{"requests": [{"t": 0}], "id": "x", "block_size": 64}', "lacks"),
+        ("a.json", '{"requests": [], "id": "x", "block_size": 64}', "has no calls"),
+    ],
+)
+def test_damaged_originals_name_file_and_reason(tmp_path, name, content, words):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ScenarioError, match=words) as error:
+        build(spec(tmp_path / name), POOL)
+    assert name in str(error.value)
+
+
+def test_folders_and_patterns_that_hold_nothing(tmp_path):
+    for path, words in ((tmp_path, "without .json"), (tmp_path / "*.json", "matches no file")):
+        with pytest.raises(ScenarioError, match=words):
+            build(spec(path), POOL)
 
 
 @pytest.mark.parametrize(

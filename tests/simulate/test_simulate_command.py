@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import json
+import math
 import os
 import re
 import signal
@@ -134,6 +135,57 @@ def test_the_page_stands_alone_and_shows_the_slowest_pipelines(small: Path, tmp_
     assert "fabric against the strongest rival" in html and "prompt tokens" in html
 
 
+def test_the_json_says_how_the_fabric_compares(small: Path, tmp_path: Path):
+    file = tmp_path / "out.json"
+    assert simulate(small, "--seeds", 2, "--jobs", 1, "--json", file).exit_code == 0
+    reports = json.loads(file.read_text())
+    rivals, ours = ([report for report in reports if (report["policy"] == "fabric") == mine] for mine in (False, True))
+    assert all("comparison" not in report for report in rivals)
+    assert ours[0]["comparison"] == ours[1]["comparison"]
+    jct = next(each for each in ours[0]["comparison"] if each["figure"] == "jct_s.mean")
+    ratios = [theirs["jct_s"]["mean"] / own["jct_s"]["mean"] for theirs, own in zip(rivals, ours, strict=True)]
+    assert jct["gain"] == pytest.approx(math.sqrt(math.prod(ratios))) and jct["rival"] == "session-affinity"
+    assert jct["ci95"][0] < jct["gain"] < jct["ci95"][1]
+    assert jct["verdict"] in ("better", "worse", "inside the noise")
+
+
+def test_loads_run_in_an_open_loop_and_are_drawn(small: Path, tmp_path: Path):
+    file, page = tmp_path / "out.json", tmp_path / "page.html"
+    result = simulate(small, "--loads", "0.9,0.3", "--jobs", 1, "--json", file, "--html", page)
+    assert result.exit_code == 0, result.output
+    reports = json.loads(file.read_text())
+    assert [(report["load"], report["policy"]) for report in reports] == [
+        (0.3, "session-affinity"), (0.3, "fabric"), (0.9, "session-affinity"), (0.9, "fabric"),
+    ]  # fmt: skip
+    assert reports[0]["workload"] == "coding-sessions at load 0.3"
+    assert reports[1]["gpu_s"] > reports[3]["gpu_s"], "the same pipelines arrive later at a lower load"
+    assert "Deadlines met" in page.read_text() and "Goodput, pipelines/s" in page.read_text()
+    assert "no list of numbers" in refusal(small, "--loads", "0.5;0.7")
+    assert "above 0" in refusal(small, "--loads", "0,0.7")
+    recordings(tmp_path)
+    timed = tmp_path / "mooncake.toml"
+    timed.write_text((EXAMPLES / "mooncake.toml").read_text())
+    assert "times of its own" in refusal(timed, "--loads", "0.5")
+
+
+def test_ray_plays_the_same_as_this_process(small: Path, tmp_path: Path):
+    pytest.importorskip("ray")
+    files = [tmp_path / "here.json", tmp_path / "there.json"]
+    assert simulate(small, "--jobs", 1, "--json", files[0]).exit_code == 0
+    command = [sys.executable, "-m", "amf", "simulate", str(small), "--jobs", "2", "--ray", "local"]
+    subprocess.run([*command, "--json", str(files[1])], check=True, timeout=120, capture_output=True)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    small.write_text(SMALL.replace("kv_tokens = 30_000", "kv_tokens = 300"))
+    wrong = subprocess.run(command, timeout=120, capture_output=True, text=True)
+    assert wrong.returncode == 2 and "raise its kv_tokens" in wrong.stderr
+
+
+def test_without_ray_it_is_said_how_to_get_it(small: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "amf.simulate.ray_pool", raising=False)
+    assert "pip install 'agent-memory-fabric[ray]'" in refusal(small, "--ray", "local").replace("\n", " ")
+
+
 def test_mistakes_are_refused_with_file_key_and_remedy(small: Path, tmp_path: Path):
     assert "did you mean session-affinity" in refusal(small, "--policy", "session-afinity")
     assert "cannot be read" in refusal(tmp_path / "absent.toml")
@@ -143,6 +195,8 @@ def test_mistakes_are_refused_with_file_key_and_remedy(small: Path, tmp_path: Pa
         ('"fabric"]', '"fabrik"]', "[run] policies: unknown policy 'fabrik'; did you mean fabric"),
         ('"llama-3.1-8b"', '"llama-3.1-9b"', "llama-3.1-9b"),
         ("event_loss = 0.1", "event_loss = 10", "use 0 to 1"),
+        ("[run]", "[fabric]\nhold_fractoin = 0.1\n\n[run]", "did you mean 'hold_fraction'"),
+        ("[run]", "[fabric]\nlapse_s = -1.0\n\n[run]", "must not be negative"),
         ("kv_tokens = 30_000", "kv_tokens = 300", "raise its kv_tokens"),
     ):
         small.write_text(SMALL.replace(old, new))

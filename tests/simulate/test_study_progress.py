@@ -16,7 +16,7 @@ class Terminal(io.StringIO):
 
 
 def played() -> None:
-    with StudyProgress(2, 1) as progress:
+    with StudyProgress(2, "amf simulate: runs 2, processes 1") as progress:
         progress.moved([0.5])
         progress.finished(REPORT)
         progress.moved([1.0, 0.25])

@@ -18,9 +18,31 @@ _STYLE = Style(
     background="transparent",
     plot_background="transparent",
     font_family="system-ui, sans-serif",
-    colors=("#8c8c8c", "#d98a00", "#0a6fc2", "#2a9d5c", "#9b4dca", "#c23b3b", "#5a7d1f", "#00838f"),
+    colors=(
+        "#8c8c8c",
+        "#d98a00",
+        "#0a6fc2",
+        "#2a9d5c",
+        "#9b4dca",
+        "#c23b3b",
+        "#5a7d1f",
+        "#00838f",
+        "#b0578d",
+        "#4b4b9f",
+        "#7a4f1e",
+        "#e0736a",
+        "#3fa7d6",
+        "#8fae1b",
+        "#d4b106",
+        "#5f6b7a",
+        "#1f6f50",
+        "#a78bda",
+        "#e377c2",
+        "#222222",
+    ),
 )
 _MAX_POINTS = 200
+_MAX_PRINTED, _MAX_UPRIGHT = 12, 4  # bars, labels
 
 
 def cdf(title: str, unit: str, series: Mapping[str, Sequence[float]]) -> str:
@@ -31,9 +53,19 @@ def cdf(title: str, unit: str, series: Mapping[str, Sequence[float]]) -> str:
     return _svg(chart)
 
 
+def lines(title: str, x_title: str, series: Mapping[str, Sequence[tuple[float, float | None]]]) -> str:
+    """One line per name through its (x, y) points; a point without y is left out."""
+    chart = pygal.XY(**_common(title), x_title=x_title, stroke=True, dots_size=3, value_formatter=_short)
+    for name, points in series.items():
+        chart.add(name, [point for point in points if point[1] is not None])
+    return _svg(chart)
+
+
 def bars(title: str, groups: Sequence[str], series: Mapping[str, Sequence[float | None]]) -> str:
-    """Grouped bars: one group per x label, one bar per name. Values are printed on the bars."""
-    chart = pygal.Bar(**_common(title), print_values=True, value_formatter=_short)
+    """Grouped bars: one group per x label, one bar per name. Values are printed on the bars where there is room."""
+    room = len(groups) * len(series) <= _MAX_PRINTED
+    leaning = {"x_label_rotation": 30, "truncate_label": -1} if len(groups) > _MAX_UPRIGHT else {}
+    chart = pygal.Bar(**_common(title), **leaning, print_values=room, value_formatter=_short)
     chart.x_labels = list(groups)
     for name, values in series.items():
         chart.add(name, list(values))

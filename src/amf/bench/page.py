@@ -3,7 +3,7 @@
 Every text that came from a file, a target or a user is escaped; only the SVG made here is inserted as it is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,12 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
+    """`charts`: SVG made here, before the sections."""
+
     title: str
     summary: Sequence[str]
     notes: Sequence[str]
+    charts: Sequence[str] = ()
 
 
 def write_page(path: Path, page: Page, measured: Sequence[Measured]) -> None:
@@ -50,7 +53,14 @@ def render_page(page: Page, measured: Sequence[Measured]) -> str:
     workloads = list(dict.fromkeys(str(each.row["workload"]) for each in measured))
     sections = [_section(name, [each for each in measured if each.row["workload"] == name]) for name in workloads]
     template = Environment(autoescape=True).from_string(TEMPLATE)
-    return template.render(title=page.title, summary=page.summary, notes=page.notes, sections=sections, legend=LEGEND)
+    return template.render(
+        title=page.title,
+        summary=page.summary,
+        notes=page.notes,
+        charts=[Markup(chart) for chart in page.charts],
+        sections=sections,
+        legend=LEGEND,
+    )
 
 
 def _section(workload: str, measured: Sequence[Measured]) -> dict[str, Any]:
@@ -70,11 +80,15 @@ def _section(workload: str, measured: Sequence[Measured]) -> dict[str, Any]:
                 ),
                 bars(
                     "Time to first token, seconds",
-                    _QUANTILES,
-                    {str(r["policy"]): _quantiles(r["ttft_s"]) for r in rows},
+                    policies,
+                    {name: [r["ttft_s"].get(name) for r in rows] for name in _QUANTILES},
                 ),
                 bars("Deadlines met", policies, {"share": [r["slo_attainment"] for r in rows]}),
-                bars("Prefix hit ratio", ("measured", "ideal"), {str(r["policy"]): _hits(r) for r in rows}),
+                bars(
+                    "Prefix hit ratio",
+                    policies,
+                    {"measured": [r["hit_ratio"] for r in rows], "ideal": [r["ideal_hit_ratio"] for r in rows]},
+                ),
                 bars("Prompt tokens recomputed", policies, {"recomputed": [r["recomputed_tokens"] for r in rows]}),
             )
         ],
@@ -95,14 +109,6 @@ def _slowest(measured: Measured) -> list[dict[str, Any]]:
 
 def _seconds(run: PipelineRun) -> float:
     return (run.end_s or run.start_s) - run.start_s
-
-
-def _quantiles(spread: Mapping[str, float | None]) -> list[float | None]:
-    return [spread.get(name) for name in _QUANTILES]
-
-
-def _hits(row: Mapping[str, Any]) -> list[float | None]:
-    return [row["hit_ratio"], row["ideal_hit_ratio"]]
 
 
 def _cell(value: Any) -> str:

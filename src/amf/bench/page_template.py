@@ -21,7 +21,9 @@ th:first-child,td:first-child{text-align:left}
 .legend i{display:inline-block;width:.9em;height:.9em;margin-right:.3em;vertical-align:-.1em}
 .i-gap{background:#9a9a9a}.i-wait{background:#d98a00}.i-decode{background:#0a6fc2}.i-late{background:#c23b3b}
 p.note{color:#555;margin:.2rem 0}
-p.said{white-space:pre-line}
+p.said{white-space:pre-wrap;font:13px/1.4 ui-monospace,monospace;overflow-x:auto}
+details{margin:.5rem 0}
+summary{font-weight:600;cursor:pointer}
 @media (prefers-color-scheme:dark){
 body{background:#151515;color:#e6e6e6}
 th,td{border-color:#333}
@@ -33,7 +35,8 @@ p.note{color:#aaa}
 <h1>{{ title }}</h1>
 {% for line in summary %}<p class="said">{{ line }}</p>
 {% endfor %}
-{% for section in sections %}<h2>{{ section.workload }}</h2>
+{% if charts %}<div class="charts">{% for chart in charts %}<div>{{ chart }}</div>{% endfor %}</div>
+{% endif %}{% for section in sections %}<h2>{{ section.workload }}</h2>
 <div class="scroll"><table>
 <thead><tr>{% for head in section.heads %}<th>{{ head }}</th>{% endfor %}</tr></thead>
 <tbody>
@@ -44,8 +47,8 @@ p.note{color:#aaa}
 <p class="legend">
 {% for kind, meaning in legend %}<span><i class="i-{{ kind }}"></i>{{ meaning }}</span>{% endfor %}
 </p>
-{% for item in section.slowest %}<h3>{{ item.title }}</h3>
-{{ item.svg }}
+{% for item in section.slowest %}<details{% if loop.index <= 4 %} open{% endif %}><summary>{{ item.title }}</summary>
+{{ item.svg }}</details>
 {% endfor %}{% endfor %}
 <h2>How to read this</h2>
 {% for note in notes %}<p class="note">{{ note }}</p>

@@ -1,7 +1,7 @@
 """Measured runs as the report's records: real seconds become modelled ones, outcomes keep their codes."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amf.bench.driver import CallRun, PipelineRun
@@ -9,7 +9,7 @@ from amf.bench.lag import lag_of
 from amf.bench.scrape import Totals
 from amf.sim.plan import Workload
 from amf.sim.report import CallRecord, Report, ReportContext, RunRecords, judged, summarise
-from amf.sim.scenario import PoolSpec, pool_worker
+from amf.sim.scenario import PoolSpec, pool_workers
 from amf.sim.workload import ideal_cached_by_call
 
 
@@ -83,17 +83,16 @@ def _call_record(pipeline: str, call: CallRun, scale: float) -> CallRecord:
 
 
 def _context(measured: Measurement, fleet: Sequence[PoolSpec]) -> ReportContext:
-    workers = {pool.name: pool_worker(pool, 0) for pool in fleet}
-    hourly: Mapping[str, float] = {name: worker.profile.dollars_per_hour for name, worker in workers.items()}
+    workers = pool_workers(fleet)
     return ReportContext(
         policy=measured.policy,
         workload=measured.workload.name,
         seed=measured.workload.seed,
         duration_s=measured.duration_s * measured.time_scale,
         gpus=sum(pool.workers * pool.tensor_parallel for pool in fleet),
-        dollars_per_hour=sum(pool.workers * hourly[pool.name] for pool in fleet),
+        dollars_per_hour=sum(worker.profile.dollars_per_hour for worker in workers),
         ideal_cached=ideal_cached_by_call(measured.workload),
-        kv_bytes_per_token={name: worker.profile.kv_bytes_per_token for name, worker in workers.items()},
+        kv_bytes_per_token={worker.pool: worker.profile.kv_bytes_per_token for worker in workers},
         decision_us_p50=measured.decision_us[0],
         decision_us_p99=measured.decision_us[1],
     )

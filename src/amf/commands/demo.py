@@ -15,7 +15,7 @@ from amf.bench.remarks import remarks
 from amf.bench.runner import BenchError
 from amf.bench.scrape import ScrapeError
 from amf.bench.show import show
-from amf.core.policy.bundles import policies_named
+from amf.core.policy.bundles import live_policies_named
 from amf.demo.conclusion import conclusions
 from amf.demo.processes import ChildError
 from amf.demo.results import PolicyRun, measured_of
@@ -91,7 +91,7 @@ def demo(
 def _work(options: DemoOptions, trace: Path | None) -> DemoWork:
     """Raises ValueError for an unknown policy, ScenarioError for an unusable recording."""
     for name in options.policies:
-        policies_named(name)
+        live_policies_named(name)
     work = demo_work(DemoSize.fitting(options.policy_s * options.time_scale), options.seed, trace)
     for note in work.notes:
         typer.echo(note)

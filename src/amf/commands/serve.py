@@ -17,7 +17,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from amf.config import LOG_LEVELS, ConfigError, ServeConfig, WorkerConfig, check_worker, load_config
-from amf.core.policy.bundles import policies_named
+from amf.core.policy.bundles import live_policies_named
 from amf.gateway.logs import configure_logging
 from amf.gateway.service import Gateway, running_gateway
 
@@ -40,6 +40,7 @@ class _Overrides:
     port: int | None
     time_scale: float | None
     journal: Path | None
+    record: Path | None
     log_level: str | None
 
 
@@ -51,6 +52,9 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port; 0 takes any free one.  [default: 8080]")] = None,
     time_scale: Annotated[float | None, typer.Option(help="Modelled seconds per second, for emulated fleets.")] = None,
     journal: Annotated[Path | None, typer.Option(help="Write events and decisions to this file.")] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Record the traffic, without its text, for `amf simulate`; .gz is compressed.")
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.  [default: info]")] = None,
 ) -> None:
     """Serve agent pipelines on a fleet of engines, through one OpenAI-compatible address.
@@ -59,11 +63,11 @@ def serve(
 
     Then: export OPENAI_BASE_URL=http://127.0.0.1:8080/v1
     """
-    overrides = _Overrides(policy, host, port, time_scale, journal, log_level)
+    overrides = _Overrides(policy, host, port, time_scale, journal, record, log_level)
     try:
         settings = _settings(config, worker or [], overrides)
         configure_logging(settings.server.log_level)
-        policies_named(settings.policy)
+        live_policies_named(settings.policy)
     except ValueError as error:
         _fail(str(error))
     with asyncio.Runner(loop_factory=_new_loop) as runner:
@@ -99,12 +103,16 @@ def _settings(path: Path | None, urls: list[str], overrides: _Overrides) -> Serv
     journal = config.journal
     if overrides.journal is not None:
         journal = dataclasses.replace(journal, path=str(overrides.journal))
+    record = config.record
+    if overrides.record is not None:
+        record = dataclasses.replace(record, path=str(overrides.record))
     return dataclasses.replace(
         config,
         policy=overrides.policy or config.policy,
         server=dataclasses.replace(config.server, **said),
         workers=(*config.workers, *added),
         journal=journal,
+        record=record,
     )
 
 

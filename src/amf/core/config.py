@@ -52,9 +52,16 @@ class FabricConfig:
     llm_d_queue_weight: float = 2.0  # llm-d: of the queue score
     llm_d_kv_weight: float = 2.0  # llm-d: of the KV memory score
     llm_d_prefix_weight: float = 3.0  # llm-d: of the prefix score
+    llm_d_queue_limit: float = 5.0  # llm-d-las: waiting calls a worker at which the pool is saturated
+    llm_d_kv_limit: float = 0.8  # llm-d-las: the same as a share of the KV memory in use
+    preble_balance_ratio: float = 1.5  # preble: relative imbalance of load that overrides warmth
+    footprint_tokens: int = 0  # footprint: what a session counts for at least; 0: the mean context of the pool's calls
     thunderagent_buffer_tokens: int = 100  # thunderagent: counted for each program besides its context
     thunderagent_tick_s: float = 5.0  # thunderagent: programs are paused at multiples of this
     thunderagent_resume_s: float = 1_800.0  # thunderagent: a paused program resumes by force after this
+    thunderagent_decay_s: float = (
+        100.0  # thunderagent-decay: half-life of what acting programs count; 0: none, as published
+    )
     autellix_short_tokens: int = 2_048  # plas, atlas: up to this a call may leave its program's worker
     autellix_starvation_ratio: float = (
         10.0  # plas, atlas: wait to service from which a program goes first (not published)

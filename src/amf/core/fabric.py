@@ -35,17 +35,17 @@ from amf.core.state import reports
 from amf.core.state.book import Book
 from amf.core.state.pipelines import CallState, CallStatus, Pipeline
 from amf.core.state.pools import Pool
+from amf.core.state.profiles import Profiles
 from amf.core.state.workers import WorkerStatus
 from amf.core.types import Call
 
-_RESIDENT_GAPS = 8.0  # an idle pipeline is expected back for this many mean gaps
-
 
 class Fabric:
-    def __init__(self, config: FabricConfig, policies: Policies) -> None:
+    def __init__(self, config: FabricConfig, policies: Policies, profiles: Profiles | None = None) -> None:
+        """`profiles` answers what policies predict, in place of what this fabric learns itself."""
         self.config = config
         self.policies = policies
-        self.book = Book(config)
+        self.book = Book(config, profiles)
         self._wake_s = inf
         self._busy = False
         self._decisions: list[Decision] = []
@@ -78,6 +78,7 @@ class Fabric:
         try:
             self.book.advance(event.at_s)
             self._handlers[type(event)](event)
+            self._expire()
             for run_id in self.book.pipelines.idle_since(event.at_s - self.config.pipeline_idle_s):
                 self.book.close(run_id, "idle")
             self._plan_wake()
@@ -134,6 +135,10 @@ class Fabric:
         pipeline = book.pipelines.get(call.run_id)
         if pipeline is None and book.closed.get(call.run_id, {}).get("status") == "cancelled":
             return self._refuse(call.call_id, "run_cancelled", "the run was cancelled: start another one")
+        if pipeline is None and book.closed.get(call.run_id, {}).get("status") == "expired":
+            return self._refuse(
+                call.call_id, "deadline_exceeded", "the run was ended at its deadline: start another one"
+            )
         limit = self.config.max_waiting_calls * (2 if pipeline else 1)  # new pipelines do not crowd out admitted ones
         if len(pool.waiting) >= limit:
             message = f"{len(pool.waiting)} calls wait for model {call.pool!r}, the bound is {limit}"
@@ -141,6 +146,8 @@ class Fabric:
         pipeline = pipeline or self._admit(call)
         if pipeline is not None:
             book.enter(pipeline, call)
+            book.expiries.set(pipeline.run_id, self.policies.expire(pipeline))
+            self._expire()
             self._pump(pool)
         return None
 
@@ -174,8 +181,9 @@ class Fabric:
         pipeline, worker = book.finish(state, event)
         if worker is not None:
             context_tokens = event.prompt_tokens + event.output_tokens if worker.spec.kv_tokens > 0 else 0
-            protect_s = self.policies.retain(worker, context_tokens, self.config) * book.profiles.return_odds(call.pool)
-            reside_s = max(protect_s, _RESIDENT_GAPS * book.profiles.expected_gap_s(call))
+            worth_s = self.policies.retain(worker, context_tokens, self.config)
+            protect_s = book.profiles.protection_s(call, worth_s)
+            reside_s = max(protect_s, book.profiles.residence_s(call))
             book.lanes.ended(call.run_id, call.pool, context_tokens, protect_s, reside_s)
         self.book.close_if_over(pipeline)
         self._pump(book.pools[call.pool])
@@ -208,9 +216,7 @@ class Fabric:
         for state in list(pipeline.live.values()):
             self._cancel(state, "the run was closed")
             self._refuse(state.call.call_id, "run_cancelled", "the run was closed while this call was open")
-        self.book.close(event.run_id, "cancelled" if event.cancelled else "closed")
-        for name in pipeline.pools:
-            self._pump(self.book.pools[name])
+        self._close(pipeline, "cancelled" if event.cancelled else "closed")
 
     # Workers and what they hold.
 
@@ -240,6 +246,9 @@ class Fabric:
         if worker is not None:
             worker.reported_running, worker.reported_waiting = event.running, event.waiting
             worker.reported_kv_used_ratio = event.kv_used_ratio
+            worker.has_reported = True
+            if self.policies.reads_reports:
+                self._pump(self.book.pools[worker.spec.pool])
 
     def _on_prefix_stored(self, event: PrefixStored) -> None:
         worker = self.book.workers.get(event.name)
@@ -258,6 +267,7 @@ class Fabric:
 
     def _on_woke(self, event: Woke) -> None:
         self._wake_s = inf
+        self._expire()
         for name in sorted(self.book.pools):
             self._pump(self.book.pools[name])
 
@@ -293,6 +303,24 @@ class Fabric:
             state.last_failure = f"worker {name} was lost: {reason}"
             self._retry(state)
         return pool
+
+    def _expire(self) -> None:
+        """End the pipelines whose policy gives them up by now, with all their calls. What finished at that very moment, and
+        was heard of before, is in time."""
+        while (run_id := self.book.expiries.due(self.book.now_s)) is not None:
+            pipeline = self.book.pipelines.get(run_id)
+            assert pipeline is not None
+            for state in list(pipeline.live.values()):
+                self._cancel(state, "the deadline of its run has passed")
+                message = "the deadline of the run passed while this call was open"
+                self._refuse(state.call.call_id, "deadline_exceeded", message)
+            self._close(pipeline, "expired")
+
+    def _close(self, pipeline: Pipeline, why: str) -> None:
+        """The pipeline is over, and what waits may have what it leaves."""
+        self.book.close(pipeline.run_id, why)
+        for name in pipeline.pools:
+            self._pump(self.book.pools[name])
 
     def _plan_wake(self) -> None:
         look_s = next_look_s(self.book, self.config)

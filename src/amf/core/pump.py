@@ -4,6 +4,8 @@ Called whenever something happened that could let a call start. The work is boun
 that is held is told so once, and the fabric wakes itself to look again.
 """
 
+from math import inf
+
 from amf.core.config import FabricConfig
 from amf.core.decisions import Because, Decision, Dispatch, Hold, Refuse
 from amf.core.policy.interface import Placement, Policies, PoolView
@@ -78,7 +80,7 @@ def _dispatch(book: Book, state: CallState, placement: Placement, due_s: float |
     budget_s = slack_s = None
     if due_s is not None:
         budget_s = due_s - book.now_s
-        slack_s = budget_s - book.profiles.expected_service_s(call.graph, call.hop, call.pool)
+        slack_s = budget_s - book.profiles.expected_service_s(call)
     return Dispatch(
         call_id=call.call_id,
         worker=name,
@@ -116,7 +118,8 @@ def refusal(call_id: str, code: str, message: str, retry_after_s: float | None =
 
 
 def next_look_s(book: Book, config: FabricConfig) -> float | None:
-    """When waiting calls should be looked at again if nothing else happens; None if none waits."""
-    if not any(pool.waiting for pool in book.pools.values()):
-        return None
-    return max(min(book.now_s + config.tick_s, book.lanes.next_ending_s()), book.now_s + 1e-3)
+    """When to look again if nothing else happens: at calls that wait, or at a pipeline to be given up. None: no need."""
+    look_s = book.expiries.next_s()
+    if any(pool.waiting for pool in book.pools.values()):
+        look_s = min(look_s, book.now_s + config.tick_s, book.lanes.next_ending_s())
+    return max(look_s, book.now_s + 1e-3) if look_s < inf else None

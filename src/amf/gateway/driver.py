@@ -36,6 +36,7 @@ from amf.gateway.explain import Explained
 from amf.gateway.journal import JournalWriter
 from amf.gateway.metrics import Metrics
 from amf.gateway.problem import Problem
+from amf.gateway.record import Ended, Recorder
 from amf.gateway.ticket import Ticket
 
 log = logging.getLogger("amf.driver")
@@ -59,6 +60,7 @@ class Driver:
         metrics: Metrics,
         explained: Explained,
         journal: JournalWriter | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.clock = clock
         self.in_flight: Counter[str] = Counter()  # running attempts by worker
@@ -66,6 +68,7 @@ class Driver:
         self._metrics = metrics
         self._explained = explained
         self._journal = journal
+        self._recorder = recorder
         self._tickets: dict[str, Ticket] = {}
         self._open_calls: Counter[str] = Counter()  # by run
         self._closing: set[str] = set()  # runs to close when their last open call ends
@@ -97,14 +100,18 @@ class Driver:
         ticket = Ticket(call, wait_limit_s)
         self._tickets[call.call_id] = ticket
         self._open_calls[call.run_id] += 1
+        given_up = False
         try:
             self.submit(CallArrived, call=call)
+            ticket.arrived_s = self._last_s
             yield ticket
-        except BaseException:
+        except BaseException as error:
+            given_up = not isinstance(error, Problem)
             self.submit(CallCancelled, call_id=call.call_id)
             raise
         finally:
             del self._tickets[call.call_id]
+            self._record(ticket, given_up)
             self._leave(call.run_id)
 
     @contextmanager
@@ -118,10 +125,12 @@ class Driver:
             self.in_flight[dispatch.worker] -= 1
 
     def first_token(self, ticket: Ticket) -> None:
+        ticket.first_s = self.clock.now_s()
         self.submit(FirstToken, call_id=ticket.call.call_id, attempt=ticket.attempt)
 
     def finished(self, ticket: Ticket, *, prompt_tokens: int, output_tokens: int, cached_tokens: int | None) -> None:
         ticket.ended = True
+        ticket.answered_s, ticket.usage = self.clock.now_s(), (prompt_tokens, output_tokens, cached_tokens)
         self.submit(
             CallFinished,
             call_id=ticket.call.call_id,
@@ -175,6 +184,30 @@ class Driver:
         if self._wake is not None:
             self._wake[1].cancel()
             self._wake = None
+
+    def _record(self, ticket: Ticket, given_up: bool) -> None:
+        """`given_up`: the client went away."""
+        if self._recorder is None:
+            return
+        if ticket.answered_s is not None:
+            outcome = "ok"
+        elif given_up or ticket.problem is not None:
+            outcome = "cancelled"
+        else:
+            outcome = "failed" if ticket.attempt else "refused"
+        prompt_tokens, output_tokens, cached_tokens = ticket.usage
+        ended = Ended(
+            call=ticket.call,
+            outcome=outcome,
+            arrived_s=ticket.arrived_s,
+            first_s=ticket.first_s,
+            ended_s=self.clock.now_s() if ticket.answered_s is None else ticket.answered_s,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            cached_tokens=cached_tokens,
+            worker=ticket.worker,
+        )
+        self._recorder.ended(ended)
 
     def _leave(self, run_id: str) -> None:
         self._open_calls[run_id] -= 1

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from amf.config import ConfigError, ServeConfig
 from amf.core.fabric import Fabric
-from amf.core.policy.bundles import policies_named
+from amf.core.policy.bundles import live_policies_named
 from amf.gateway.app import Surface
 from amf.gateway.auth import Keys
 from amf.gateway.clock import Clock
@@ -27,10 +27,12 @@ from amf.gateway.forward import Forwarder, ForwardLimits
 from amf.gateway.graphs import Graphs
 from amf.gateway.intake import Intake
 from amf.gateway.journal import JournalWriter
+from amf.gateway.lines import LineWriter
 from amf.gateway.logs import HTTP_LOGGER
 from amf.gateway.metrics import Metrics
 from amf.gateway.pools import Pools
 from amf.gateway.problem import Problem
+from amf.gateway.record import Recorder
 
 _LAST_WORDS_S = 1.0  # after the grace, to tell clients that their calls are over
 _MAX_HEAD_BYTES = 64 * 1024  # of a request's first line, and of each header
@@ -52,17 +54,17 @@ class Gateway:
 async def running_gateway(config: ServeConfig, fabric: Any = None) -> AsyncIterator[Gateway]:
     """Serve until the context is left: then accept nothing new, let what runs finish for `shutdown_grace_s`, and close.
 
-    Port 0 takes any free port. `fabric` stands in for the real one in tests. Raises OSError if the port or the journal
-    cannot be opened, ValueError for an unknown policy, unusable workers or an unusable tokenizer.
+    Port 0 takes any free port. `fabric` stands in for the real one in tests. Raises OSError if the port, the journal or the
+    recording cannot be opened, ValueError for an unknown policy, unusable workers or an unusable tokenizer.
     """
     limits, server = config.limits, config.server
-    policies = policies_named(config.policy)
+    policies = live_policies_named(config.policy)
     fabric = fabric or Fabric(config.fabric, policies)
     clock, metrics, pools, graphs = Clock(server.time_scale), Metrics(), Pools(), Graphs()
     explained = Explained(limits.explain_entries)
     async with AsyncExitStack() as stack:
-        journal = await _open_journal(config, stack)
-        driver = Driver(fabric, clock, metrics, explained, journal)
+        journal, recorder = _open_journal(config, stack), _open_recorder(config, stack)
+        driver = Driver(fabric, clock, metrics, explained, journal, recorder)
         stack.callback(driver.stop)
         fleet = await stack.enter_async_context(Fleet(driver, pools, metrics, limits))
         for name, pool in config.pools.items():
@@ -93,7 +95,7 @@ async def running_gateway(config: ServeConfig, fabric: Any = None) -> AsyncItera
         yield Gateway(f"http://{host}:{port}", config, fabric, driver, fleet, metrics)
 
 
-async def _open_journal(config: ServeConfig, stack: AsyncExitStack) -> JournalWriter | None:
+def _open_journal(config: ServeConfig, stack: AsyncExitStack) -> JournalWriter | None:
     if config.journal.path is None:
         return None
     writer = JournalWriter(
@@ -103,8 +105,27 @@ async def _open_journal(config: ServeConfig, stack: AsyncExitStack) -> JournalWr
         flush_interval_s=config.journal.flush_interval_s,
         max_buffer_bytes=config.journal.max_buffer_bytes,
     )
-    stack.callback(writer.close)
-    flushing = asyncio.create_task(writer.flush_forever(), name="journal")
+    _keep_writing(writer.lines, stack)
+    return writer
+
+
+def _open_recorder(config: ServeConfig, stack: AsyncExitStack) -> Recorder | None:
+    if config.record.path is None:
+        return None
+    recorder = Recorder(
+        Path(config.record.path),
+        config.policy,
+        flush_interval_s=config.record.flush_interval_s,
+        max_buffer_bytes=config.record.max_buffer_bytes,
+    )
+    _keep_writing(recorder.lines, stack)
+    return recorder
+
+
+def _keep_writing(lines: LineWriter[Any], stack: AsyncExitStack) -> None:
+    """Flush now and then; on leaving `stack`, write the rest and close."""
+    stack.callback(lines.close)
+    flushing = asyncio.create_task(lines.flush_forever())
 
     async def stop() -> None:
         flushing.cancel()
@@ -112,7 +133,6 @@ async def _open_journal(config: ServeConfig, stack: AsyncExitStack) -> JournalWr
             await flushing
 
     stack.push_async_callback(stop)
-    return writer
 
 
 async def _listen(app: web.Application, config: ServeConfig, stack: AsyncExitStack, driver: Driver) -> int:

@@ -27,6 +27,10 @@ class Ticket:
         self.streamed = False  # bytes of an answer have reached the client
         self.ended = False  # finished, or failed for good
         self.on_fallback = False  # the fabric failed; the driver serves this call on its own
+        self.arrived_s = 0.0  # modelled, as the two below
+        self.first_s: float | None = None
+        self.answered_s: float | None = None
+        self.usage: tuple[int, int, int | None] = (call.prompt_tokens, 0, None)  # prompt, output, cached tokens
         self._wait_limit_s = wait_limit_s
         self._task = asyncio.current_task()
         self._orders: deque[Dispatch | Refuse] = deque()

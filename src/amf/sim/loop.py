@@ -3,7 +3,7 @@
 A heap of (time, number, action) is the clock. Performing a decision pushes what follows from it; a worker's next event
 is one entry, renewed whenever the worker is touched. The numbering makes ties deterministic, so one seed gives one run.
 Belief and truth stay apart: the fabric learns of a worker only by the events this file sends, which may be late, lost,
-or never come (`Faults`).
+or never come (`Faults`). Load reports are read only for a policy that looks at them (`sim/scrape.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +41,8 @@ from amf.sim.messages import (
 )
 from amf.sim.plan import CallPlan, Workload
 from amf.sim.report import CallRecord, CallStatus, PipelineRecord, RunRecords
-from amf.sim.worker import QueueFull, RequestTooLarge, SimWorker
+from amf.sim.scrape import Scraper
+from amf.sim.worker import QueueFull, RequestTooLarge, SimWorker, WorkerStats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +58,13 @@ class Outage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
     """`event_loss`: probability that a batch of KV events never arrives. `event_delay_s`: how late the others are.
-    `evict_tokens_per_s`: cached tokens each worker silently loses. `slow`: factor on a worker's iteration seconds."""
+    `evict_tokens_per_s`: cached tokens each worker silently loses. `slow`: factor on a worker's iteration seconds.
+    `metrics_staleness_s`: how old load reports get (0: as fresh as a scraper has them)."""
 
     event_loss: float = 0.0
     event_delay_s: float = 0.0
     evict_tokens_per_s: float = 0.0
+    metrics_staleness_s: float = 0.0
     outages: tuple[Outage, ...] = ()
     slow: Mapping[str, float] = field(default_factory=dict)
 
@@ -99,6 +102,9 @@ class Simulation:
         self._waiting = list(reversed(workload.pipelines))
         self._pipelines: dict[str, LivePipeline | PipelineRecord] = {}  # in order of start; once ended, the record only
         self._open = 0
+        reads = fabric.policies.reads_reports
+        staleness_s = self.faults.metrics_staleness_s
+        self._scraper = Scraper(staleness_s, self._at, self._look, self._tell) if reads else None
 
     def run(self) -> RunRecords:
         """Play the whole workload. Every pipeline ends: completed, refused or failed."""
@@ -111,6 +117,8 @@ class Simulation:
             self._at(outage.at_s, lambda outage=outage: self._die(outage))  # type: ignore[misc]
         if self.faults.evict_tokens_per_s:
             self._at(1.0, self._evict)
+        if self._scraper is not None:
+            self._scraper.begin(list(self._specs))
         self._start_pipelines()
         while self._heap and (self._open or self._waiting):
             self.now_s, self._number, action = heappop(self._heap)
@@ -163,6 +171,7 @@ class Simulation:
             case Cancel(call_id=call_id, worker=name, attempt=attempt) if name in self.workers:
                 self.workers[name].abort(f"{call_id}#{attempt}", self.now_s)
                 self._watch(name)
+                self._touched(name)
             case WakeAt(at_s=at_s):
                 self._at(at_s, lambda: self._tell(Woke(at_s=self.now_s)))
 
@@ -182,6 +191,7 @@ class Simulation:
                 return
             worker.submit(request, self.now_s)
             self._watch(decision.worker)
+            self._touched(decision.worker)
         except QueueFull as refusal:
             reason = str(refusal)
             self._at(self.now_s, lambda: self._fail(decision.call_id, decision.attempt, reason))
@@ -216,9 +226,24 @@ class Simulation:
             self._observe(name, event)
         self._watch(name)
 
+    def _touched(self, name: str) -> None:
+        if self._scraper is not None:
+            self._scraper.touched(name, self.now_s)
+
+    def _look(self, name: str) -> WorkerStats | None:
+        """What the worker would report now."""
+        worker = self.workers.get(name)
+        if worker is None:
+            return None
+        for event in worker.advance(self.now_s):
+            self._observe(name, event)
+        self._watch(name)
+        return worker.stats
+
     def _observe(self, name: str, event: SimEvent) -> None:
         match event:
             case FirstTokenOut(request_id=request_id) | Finished(request_id=request_id):
+                self._touched(name)
                 call_id, _, attempt = request_id.rpartition("#")
                 call = self._calls.get(call_id)
                 if call is None or call.attempt != int(attempt):
@@ -288,6 +313,8 @@ class Simulation:
 
     def _return(self, name: str) -> None:
         self.workers[name] = _engine(self._specs[name], self.workload)
+        if self._scraper is not None:
+            self._scraper.forget(name)
         self._tell(WorkerJoined(at_s=self.now_s, worker=self._specs[name]))
 
     def _evict(self) -> None:

@@ -13,6 +13,7 @@ from math import exp, log, sqrt
 from statistics import fmean, stdev
 from typing import Any, Literal
 
+from amf.core.policy.bundles import BUNDLES
 from amf.sim.report import Report, compare
 
 Verdict = Literal["better", "worse", "inside the noise", "the same", "no spread", "one run", "not comparable"]
@@ -30,6 +31,7 @@ FIGURES = {
     "hit_ratio": "hit ratio",
     "cost_per_pipeline": "$/pipeline",
 }
+_NOT_AVERAGED = ("seed", "notes", "comparison")
 # Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom; beyond, 1.96 + 2.4 / df is right to 0.003.
 _T95 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
@@ -39,8 +41,8 @@ _T95 = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """`gain` of a policy over `rival` in one figure, above 1 where the policy is better. `low` and `high` bound it; None if
-    the runs do not vary or are too few. `gain` is None where a run has no figure or one that is 0."""
+    """`gain` of a policy over `rival` in one figure (a dotted field), above 1 where the policy is better. `low` and `high`
+    bound it; None if the runs do not vary or are too few. `gain` is None where a run has no figure or one that is 0."""
 
     figure: str
     rival: str
@@ -52,7 +54,16 @@ class Comparison:
     def line(self) -> str:
         gain = "-" if self.gain is None else f"{self.gain:.2f}x"
         interval = "" if self.low is None else f"[{self.low:.2f}, {self.high:.2f}]"
-        return f"{self.figure:<11}  {gain:>7}  {interval:<15}  {self.verdict:<16}  {self.rival}"
+        return f"{FIGURES[self.figure]:<11}  {gain:>7}  {interval:<15}  {self.verdict:<16}  {self.rival}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "figure": self.figure,
+            "rival": self.rival,
+            "gain": self.gain,
+            "ci95": None if self.low is None else [self.low, self.high],
+            "verdict": self.verdict,
+        }
 
 
 def means(reports: Sequence[Report]) -> list[Report]:
@@ -60,22 +71,32 @@ def means(reports: Sequence[Report]) -> list[Report]:
     run lacks is null."""
     rows: list[Report] = []
     for policy, mine in _by_policy(reports).items():
-        averaged = {name: _mean([report[name] for report in mine]) for name in mine[0] if name not in ("seed", "notes")}
+        averaged = {name: _mean([report[name] for report in mine]) for name in mine[0] if name not in _NOT_AVERAGED}
         rows.append({**averaged, "policy": policy, "seeds": [report["seed"] for report in mine]})
     return rows
 
 
 def comparisons(reports: Sequence[Report], policy: str) -> list[Comparison]:
     """`policy` against the strongest other, figure by figure; empty if there is no other."""
+    rivals = rivals_of(policy, reports)
+    return [strongest(figure, reports, policy, rivals) for figure in FIGURES] if rivals else []
+
+
+def rivals_of(policy: str, reports: Sequence[Report]) -> list[str]:
+    """All others that could be run: a bundle that is told the future is no rival of one that is not."""
+    return [
+        name for name in _by_policy(reports) if name != policy and not (name in BUNDLES and BUNDLES[name].clairvoyant)
+    ]
+
+
+def strongest(figure: str, reports: Sequence[Report], policy: str, rivals: Sequence[str]) -> Comparison:
+    """`policy` against the one of `rivals` (not empty) that is best in `figure`. Where no ratio is known, the first named
+    stands for all."""
     by_policy = _by_policy(reports)
-    ours = {report["seed"]: report for report in by_policy.pop(policy)}
-    found = []
-    for field in FIGURES if by_policy else ():
-        every = [_compared(field, rival, _ratios(field, theirs, ours)) for rival, theirs in by_policy.items()]
-        known = [each for each in every if each.gain is not None]
-        # Without a ratio nobody can be called strongest; the first named stands for all.
-        found.append(min(known, key=lambda each: each.gain or 0.0) if known else every[0])
-    return found
+    ours = {report["seed"]: report for report in by_policy[policy]}
+    every = [_compared(figure, rival, _ratios(figure, by_policy[rival], ours)) for rival in rivals]
+    known = [each for each in every if each.gain is not None]
+    return min(known, key=lambda each: each.gain or 0.0) if known else every[0]
 
 
 def interval(logs: Sequence[float]) -> tuple[float, float] | None:
@@ -92,10 +113,10 @@ def _ratios(field: str, theirs: Sequence[Report], ours: Mapping[int, Report]) ->
     return [compare(report, ours[report["seed"]])[field] for report in theirs if report["seed"] in ours]
 
 
-def _compared(field: str, rival: str, ratios: Sequence[float | None]) -> Comparison:
+def _compared(figure: str, rival: str, ratios: Sequence[float | None]) -> Comparison:
     known = [ratio for ratio in ratios if ratio]
     if not known or len(known) < len(ratios):
-        return Comparison(figure=FIGURES[field], rival=rival)
+        return Comparison(figure=figure, rival=rival)
     logs = [log(ratio) for ratio in known]
     bounds = interval(logs)
     verdict: Verdict = "one run" if len(logs) == 1 else "no spread"
@@ -104,7 +125,7 @@ def _compared(field: str, rival: str, ratios: Sequence[float | None]) -> Compari
     elif not any(logs):
         verdict = "the same"
     return Comparison(
-        figure=FIGURES[field],
+        figure=figure,
         rival=rival,
         gain=exp(fmean(logs)),
         low=exp(bounds[0]) if bounds else None,

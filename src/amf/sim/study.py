@@ -2,15 +2,17 @@
 
 Under one seed all policies meet the same pipelines, the same arrivals and the same outages, so that their reports may be
 compared in pairs. Workers publish KV events (the fabric learns what they store and evict, as late and as incompletely as
-the faults make it); their blocks are as long as the plan's. There is no clock in here, so `decision_us` stays null: one
-seed gives one report, to the byte, on whatever machine.
+the faults make it) unless their pool says otherwise; their blocks are as long as the plan's. There is no clock in here, so
+`decision_us` stays null: one seed gives one report, to the byte, on whatever machine.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from random import Random
+from statistics import fmean
 
 from amf.core.config import FabricConfig
 from amf.core.decisions import Decision
@@ -18,12 +20,15 @@ from amf.core.events import CallArrived, Event
 from amf.core.fabric import Fabric
 from amf.core.policy.bundles import BUNDLES, policies_named
 from amf.core.policy.interface import Policies
+from amf.core.state.profiles import Profiles
 from amf.core.types import Worker
 from amf.sim.loop import Faults, Outage, Simulation
+from amf.sim.misled import Misled
 from amf.sim.optimum import Bounds, belady_hit_ratio, bounds_of
+from amf.sim.oracle import Oracle
 from amf.sim.plan import Workload
 from amf.sim.report import Report, ReportContext, RunRecords, served_order, summarise
-from amf.sim.scenario import FaultSpec, Scenario, ScenarioError, pool_worker
+from amf.sim.scenario import FaultSpec, RunSpec, Scenario, ScenarioError, pool_workers
 from amf.sim.workload import build, fleet_of, ideal_cached_by_call
 
 # Told now and then how many of the run's calls have arrived, of how many. What it raises ends the run.
@@ -32,13 +37,20 @@ Watch = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
+    """`policy` is what reports call it. `bundle`: the choices, where they are not those of the bundle of that name.
+    `config`: keys of FabricConfig that are set otherwise than by default, on top of the scenario's [fabric].
+    `error_sigma`: how wrong every prediction about one call is (`sim/misled.py`)."""
+
     policy: str
     seed: int
+    bundle: Policies | None = None
+    config: tuple[tuple[str, float], ...] = ()
+    error_sigma: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A case as it went. The report has `notes` beside the fields of `sim/report.py`."""
+    """A case as it went. The report has `call_imbalance` and `notes` beside the fields of `sim/report.py`."""
 
     report: Report
     workload: Workload
@@ -59,8 +71,8 @@ class _Prepared:
 class _Watched(Fabric):
     """A fabric whose arriving calls are counted."""
 
-    def __init__(self, policies: Policies, watch: Watch, total: int) -> None:
-        super().__init__(FabricConfig(), policies)
+    def __init__(self, config: FabricConfig, profiles: Profiles, policies: Policies, watch: Watch, total: int) -> None:
+        super().__init__(config, policies, profiles)
         self._watch = watch
         self._arrived = 0
         self._total = total
@@ -87,18 +99,29 @@ def cases_of(policies: Sequence[str], seeds: Sequence[int], where: str) -> list[
 
 def play(scenario: Scenario, case: Case, watch: Watch) -> Outcome:
     """Run one case to its end. Raises ScenarioError if the workload cannot be built."""
-    prepared = _prepared(scenario, case.seed)
+    prepared = _prepared(replace(scenario, fabric=(), run=RunSpec()), case.seed)
     workload = prepared.workload
     calls = sum(len(plan.calls) for plan in workload.pipelines)
-    fabric = _Watched(policies_named(case.policy), watch, calls)
+    config = replace(FabricConfig(), **dict((*scenario.fabric, *case.config)))  # type: ignore[arg-type]
+    policies = case.bundle or policies_named(case.policy)
+    profiles = profiles_for(policies, config, workload, prepared.workers)
+    if case.error_sigma:
+        profiles = Misled(profiles, case.error_sigma, case.seed)
+    fabric = _Watched(config, profiles, policies, watch, calls)
     simulation = Simulation(fabric, prepared.workers, workload, prepared.faults)
     records = simulation.run()
     hits = belady_hit_ratio(workload, prepared.workers, served_order(records))
     bounds = replace(prepared.bounds, belady_hit_ratio=hits)
     context = replace(_context(scenario, case, prepared, simulation.now_s), bounds=bounds)
     report = summarise(records, context)
-    notes = [*workload.notes, *_without_effect(scenario.faults)]
-    return Outcome(report={**report, "notes": notes}, workload=workload, records=records)
+    notes = [*workload.notes, *_without_effect(scenario.faults, policies)]
+    beyond = {"call_imbalance": _call_imbalance(records, prepared.workers), "notes": notes}
+    return Outcome(report={**report, **beyond}, workload=workload, records=records)
+
+
+def profiles_for(policies: Policies, config: FabricConfig, workload: Workload, workers: Sequence[Worker]) -> Profiles:
+    """What the policies of a run ask for predictions: what they have learned, or the plan itself."""
+    return Oracle(config, workload, workers) if policies.clairvoyant else Profiles(config)
 
 
 def faults_of(spec: FaultSpec, workload: Workload, workers: Sequence[Worker]) -> Faults:
@@ -117,6 +140,7 @@ def faults_of(spec: FaultSpec, workload: Workload, workers: Sequence[Worker]) ->
     return Faults(
         event_loss=spec.event_loss,
         event_delay_s=spec.event_delay_s,
+        metrics_staleness_s=spec.metrics_staleness_s,
         outages=tuple(outages),
         slow={workers[0].name: spec.slow_worker} if spec.slow_worker != 1 else {},
     )
@@ -127,11 +151,7 @@ def _prepared(scenario: Scenario, seed: int) -> _Prepared:
     pools = fleet_of(scenario)
     workload = build(scenario.workload, pools, seed)
     block_tokens = workload.pipelines[0].calls[0].prompt.block_tokens
-    workers = tuple(
-        replace(pool_worker(pool, index), block_tokens=block_tokens, has_kv_events=True)
-        for pool in pools
-        for index in range(pool.workers)
-    )
+    workers = tuple(replace(worker, block_tokens=block_tokens) for worker in pool_workers(pools))
     return _Prepared(
         workload=workload,
         workers=workers,
@@ -155,9 +175,16 @@ def _context(scenario: Scenario, case: Case, prepared: _Prepared, duration_s: fl
     )
 
 
-def _without_effect(faults: FaultSpec) -> list[str]:
-    if not faults.metrics_staleness_s:
+def _call_imbalance(records: RunRecords, workers: Sequence[Worker]) -> float | None:
+    """Answered calls of the busiest worker over the mean of its pool's workers, in the most uneven pool: 1 is even."""
+    served = Counter(call.worker for call in records.calls if call.status == "ok")
+    pools: dict[str, list[int]] = {}
+    for worker in workers:
+        pools.setdefault(worker.pool, []).append(served[worker.name])
+    return max((max(counts) / fmean(counts) for counts in pools.values() if any(counts)), default=None)
+
+
+def _without_effect(faults: FaultSpec, policies: Policies) -> list[str]:
+    if not faults.metrics_staleness_s or policies.reads_reports:
         return []
-    return [
-        "[faults] metrics_staleness_s has no effect: policies count their own calls, simulated workers report no load"
-    ]
+    return [f"[faults] metrics_staleness_s has no effect on {policies.name}: it counts its own calls"]

@@ -1,7 +1,7 @@
-"""The cases of a study over processes. A case needs nothing of the others, so who plays it and when changes no figure.
+"""The tasks of a study over processes. A task needs nothing of the others, so who plays it and when changes no figure.
 
-Each process writes how far its case is into memory it shares with us, and reads there whether to stop; nothing else passes
-until a case is done. An interrupt is ours alone: we raise the flag, every run ends at its next call, and the processes leave
+Each process writes how far its task is into memory it shares with us, and reads there whether to stop; nothing else passes
+until a task is done. An interrupt is ours alone: we raise the flag, every run ends at its next call, and the processes leave
 by themselves. Should we be killed outright, they notice and leave as well.
 """
 
@@ -13,31 +13,20 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.sharedctypes import RawArray, RawValue
 from typing import Any
 
-from amf.bench.driver import PipelineRun
-from amf.sim.report import Report
-from amf.sim.scenario import Scenario
-from amf.sim.study import Case, play
-from amf.simulate.pages import page_runs
+from amf.simulate.play import Played, Task, play_task
 from amf.simulate.progress import StudyProgress
 
 _LOOK_EVERY_S = 0.25
 _INTERRUPTS = {signal.SIGINT, signal.SIGTERM}
-_board: tuple[Any, Any] = ((), None)  # in a process of the pool: the shares of all cases, the stop flag
+_board: tuple[Any, Any] = ((), None)  # in a process of the pool: the shares of all tasks, the stop flag
 
 
 class Stopped(Exception):
-    """The study was interrupted while this case ran."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Played:
-    report: Report
-    runs: tuple[PipelineRun, ...]
+    """The study was interrupted while this task ran."""
 
 
 def cores() -> int:
@@ -45,35 +34,43 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def play_all(scenario: Scenario, cases: Sequence[Case], jobs: int, progress: StudyProgress) -> list[Played]:
-    """In the order of `cases`. With one job or one case in this process. Raises ScenarioError, KeyboardInterrupt, and
-    BrokenProcessPool if a process was killed (by the system, for want of memory)."""
-    if jobs == 1 or len(cases) == 1:
-        return _in_turn(scenario, cases, progress)
-    context = multiprocessing.get_context("spawn")
-    shares, stop = RawArray("d", len(cases)), RawValue("b", 0)
-    pool = ProcessPoolExecutor(min(jobs, len(cases)), context, initializer=_enter, initargs=(shares, stop))
-    try:
-        with _interrupts_held_back():
-            futures = [pool.submit(_play_there, scenario, case, index) for index, case in enumerate(cases)]
-        _await(futures, shares, progress)
-        return [future.result() for future in futures]
-    finally:
-        stop.value = 1
-        pool.shutdown(cancel_futures=True)
+class Processes:
+    """Processes of this machine, at most `jobs`. With one job or one task: this one."""
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+
+    def play(self, tasks: Sequence[Task], progress: StudyProgress) -> list[Played]:
+        """In the order of `tasks`. Raises ScenarioError, KeyboardInterrupt, and BrokenProcessPool if a process was killed (by
+        the system, for want of memory)."""
+        if self.jobs == 1 or len(tasks) == 1:
+            return _in_turn(tasks, progress)
+        context = multiprocessing.get_context("spawn")
+        shares, stop = RawArray("d", len(tasks)), RawValue("b", 0)
+        pool = ProcessPoolExecutor(min(self.jobs, len(tasks)), context, initializer=_enter, initargs=(shares, stop))
+        try:
+            with _interrupts_held_back():
+                futures = [pool.submit(_play_there, task, index) for index, task in enumerate(tasks)]
+            _await(futures, tasks, shares, progress)
+            return [future.result() for future in futures]
+        finally:
+            stop.value = 1
+            pool.shutdown(cancel_futures=True)
 
 
-def _await(futures: Sequence[Future[Played]], shares: Sequence[float], progress: StudyProgress) -> None:
+def _await(
+    futures: Sequence[Future[Played]], tasks: Sequence[Task], shares: Sequence[float], progress: StudyProgress
+) -> None:
     pending = set(futures)
     while pending:
         done, pending = wait(pending, timeout=_LOOK_EVERY_S, return_when=FIRST_COMPLETED)
-        for future in futures:
+        for future, task in zip(futures, tasks, strict=True):
             if future in done:
-                progress.finished(future.result().report)
+                progress.finished(future.result().report, task.label)
         progress.moved(shares)
 
 
-def _in_turn(scenario: Scenario, cases: Sequence[Case], progress: StudyProgress) -> list[Played]:
+def _in_turn(tasks: Sequence[Task], progress: StudyProgress) -> list[Played]:
     played: list[Played] = []
     looked_s = time.monotonic()
 
@@ -83,10 +80,9 @@ def _in_turn(scenario: Scenario, cases: Sequence[Case], progress: StudyProgress)
             looked_s = time.monotonic()
             progress.moved([len(played), arrived / total])
 
-    for case in cases:
-        outcome = play(scenario, case, watch)
-        played.append(Played(report=outcome.report, runs=page_runs(outcome)))
-        progress.finished(outcome.report)
+    for task in tasks:
+        played.append(play_task(task, watch))
+        progress.finished(played[-1].report, task.label)
         progress.moved([len(played)])
     return played
 
@@ -123,7 +119,7 @@ def _leave_with_parent() -> None:
         os._exit(1)
 
 
-def _play_there(scenario: Scenario, case: Case, index: int) -> Played:
+def _play_there(task: Task, index: int) -> Played:
     shares, stop = _board
 
     def watch(arrived: int, total: int) -> None:
@@ -131,6 +127,6 @@ def _play_there(scenario: Scenario, case: Case, index: int) -> Played:
             raise Stopped
         shares[index] = arrived / total
 
-    outcome = play(scenario, case, watch)
+    played = play_task(task, watch)
     shares[index] = 1.0
-    return Played(report=outcome.report, runs=page_runs(outcome))
+    return played

@@ -11,11 +11,11 @@ from amf.sim.report import Report
 
 
 class StudyProgress:
-    """A context manager around a study of so many runs on so many processes."""
+    """A context manager around a study of so many runs. `start`: the first line in a pipe."""
 
-    def __init__(self, runs: int, processes: int) -> None:
+    def __init__(self, runs: int, start: str) -> None:
         self._runs = runs
-        self._processes = processes
+        self._start = start
         self._done = 0
         self._bar: Progress | None = None
         if sys.stderr.isatty():
@@ -27,7 +27,7 @@ class StudyProgress:
         if self._bar is not None:
             self._bar.start()
         else:
-            print(f"amf simulate: runs {self._runs}, processes {self._processes}", file=sys.stderr, flush=True)
+            print(self._start, file=sys.stderr, flush=True)
         return self
 
     def __exit__(
@@ -45,11 +45,12 @@ class StudyProgress:
         if self._bar is not None:
             self._bar.update(self._task, completed=sum(shares), description=self._count())
 
-    def finished(self, report: Report) -> None:
+    def finished(self, report: Report, label: str = "") -> None:
         self._done += 1
         if self._bar is None:
             ended = f"{report['completed']} of {report['pipelines']} pipelines completed"
-            line = f"[{self._done}/{self._runs}] {report['policy']}, seed {report['seed']}: {ended}"
+            what = f"{label}, {report['policy']}" if label else str(report["policy"])
+            line = f"[{self._done}/{self._runs}] {what}, seed {report['seed']}: {ended}"
             print(line, file=sys.stderr, flush=True)
 
     def _count(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from amf.core.graph import CallGraph
 from amf.core.policy.interface import View
 from amf.core.state.pipelines import CallState, Pipeline
+from amf.core.types import Call
 
 
 def by_critical_path(pipeline: Pipeline, state: CallState, view: View) -> float | None:
@@ -18,7 +19,7 @@ def by_critical_path(pipeline: Pipeline, state: CallState, view: View) -> float 
     graph, hop = pipeline.graph, state.call.hop
     if graph is None or hop not in graph.by_name:
         return pipeline.deadline_s
-    return pipeline.deadline_s - seconds_after(graph, hop, view)
+    return pipeline.deadline_s - seconds_after(graph, state.call, view)
 
 
 def static_split(pipeline: Pipeline, state: CallState, view: View) -> float | None:
@@ -42,9 +43,10 @@ def no_budget(pipeline: Pipeline, state: CallState, view: View) -> float | None:
     return pipeline.deadline_s
 
 
-def seconds_after(graph: CallGraph, hop: str, view: View) -> float:
-    """Expected seconds of the critical path strictly after this hop."""
-    return view.remembered(graph, lambda: graph.remaining(hop_seconds(graph, view)))[hop]
+def seconds_after(graph: CallGraph, call: Call, view: View) -> float:
+    """Expected seconds of the critical path strictly after this call's hop."""
+    by_graph_s = view.remembered(id(graph), lambda: graph.remaining(hop_seconds(graph, view)))
+    return view.profiles.expected_after_s(call, by_graph_s[call.hop])
 
 
 def hop_seconds(graph: CallGraph, view: View) -> Callable[[str], float]:
@@ -53,6 +55,6 @@ def hop_seconds(graph: CallGraph, view: View) -> Callable[[str], float]:
     def seconds(name: str) -> float:
         hop = graph.by_name[name]
         seen_s = view.profiles.position_service_s(graph.name, name)
-        return seen_s or hop.expected_s or view.profiles.expected_service_s(graph.name, name, hop.pool)
+        return seen_s or hop.expected_s or view.profiles.pool_service_s(hop.pool)
 
     return seconds

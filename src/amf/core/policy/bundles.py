@@ -4,7 +4,19 @@ from dataclasses import replace
 
 from amf.core.policy import admission, budget, ordering, residency, routing
 from amf.core.policy.interface import Order, Policies, Route
-from amf.core.policy.rivals import autellix, balance, continuum, deadline, dynamo, essay, llm_d, sglang, thunderagent
+from amf.core.policy.rivals import (
+    autellix,
+    balance,
+    continuum,
+    deadline,
+    dynamo,
+    essay,
+    footprint,
+    llm_d,
+    preble,
+    sglang,
+    thunderagent,
+)
 from amf.core.policy.rivals.late_binding import late_least_loaded, late_sticky
 
 _PLAIN = Policies(
@@ -26,8 +38,20 @@ def _queued(name: str, order: Order, route: Route = late_least_loaded) -> Polici
     return replace(_PLAIN, name=name, order=order, route=route)
 
 
-def _programs(name: str, order: Order) -> Policies:
-    return replace(_PLAIN, name=name, order=order, route=thunderagent.pause_and_resume)
+def _programs(name: str, order: Order, route: Route = thunderagent.pause_and_resume) -> Policies:
+    """Whole programs are admitted, in this order."""
+    return replace(_PLAIN, name=name, order=order, route=route)
+
+
+_FABRIC = Policies(
+    name="fabric",
+    admit=admission.by_bounds,
+    budget=budget.by_critical_path,
+    order=ordering.least_slack,
+    route=routing.hold_back,
+    retain=residency.by_break_even,
+)
+_LLM_D = replace(_plain("llm-d", llm_d.llm_d), reads_reports=True)
 
 
 BUNDLES: dict[str, Policies] = {
@@ -39,27 +63,26 @@ BUNDLES: dict[str, Policies] = {
         _plain("prefix-affinity", sglang.prefix_affinity),
         _plain("kv-cost", dynamo.kv_cost),
         _plain("dynamo-agentic", dynamo.agentic),
-        _plain("llm-d", llm_d.llm_d),
+        _plain("preble", preble.exploit_or_explore),
+        _LLM_D,
+        replace(_LLM_D, name="llm-d-las", order=llm_d.least_attained_service, route=llm_d.flow_controlled),
         _programs("thunderagent", thunderagent.largest_first),
         _programs("thunderagent-fcfs", ordering.fcfs),
+        _programs("thunderagent-decay", ordering.fcfs, thunderagent.with_decay),
+        _programs("footprint", ordering.fcfs, footprint.admit_by_footprint),
         _queued("continuum", continuum.program_fcfs, late_sticky),
         _queued("plas", autellix.plas, autellix.by_length),
         _queued("atlas", autellix.atlas, autellix.by_length),
         _queued("fcfs", ordering.fcfs),
         _queued("edf", deadline.edf),
+        replace(_queued("edf-cancel", deadline.edf), expire=deadline.at_deadline),
         replace(_queued("least-slack", ordering.least_slack), budget=budget.by_critical_path),
         replace(_queued("hexgen-flow", deadline.negative_slack_last), budget=budget.by_critical_path),
         _queued("heft", deadline.upward_rank),
         replace(_queued("static-split", ordering.least_slack), budget=budget.static_split),
         replace(_PLAIN, name="essay", route=essay.essay, budget=budget.static_split, order=ordering.least_slack),
-        Policies(
-            name="fabric",
-            admit=admission.by_bounds,
-            budget=budget.by_critical_path,
-            order=ordering.least_slack,
-            route=routing.hold_back,
-            retain=residency.by_break_even,
-        ),
+        _FABRIC,
+        replace(_FABRIC, name="fabric-clairvoyant", retain=residency.to_break_even, clairvoyant=True),
     )
 }
 
@@ -69,3 +92,14 @@ def policies_named(name: str) -> Policies:
     if name not in BUNDLES:
         raise ValueError(f"unknown policy {name!r}; known: {', '.join(BUNDLES)}")
     return BUNDLES[name]
+
+
+def live_policies_named(name: str) -> Policies:
+    """The bundle of this name for live traffic. Raises ValueError for unknown ones, and for one that would have to know the
+    future."""
+    policies = policies_named(name)
+    if policies.clairvoyant:
+        raise ValueError(
+            f"policy {name!r} needs a plan of the future: only `amf simulate` can run it; take 'fabric' here"
+        )
+    return policies

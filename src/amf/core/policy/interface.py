@@ -1,17 +1,20 @@
 """What a policy sees, what it answers, and the bundle of choices a fabric runs with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from math import inf
+from typing import Any, TypeVar
 
 from amf.core.config import FabricConfig
 from amf.core.decisions import Because
-from amf.core.graph import CallGraph
 from amf.core.state.lanes import Lanes
 from amf.core.state.pipelines import CallState, Pipeline, Pipelines
 from amf.core.state.profiles import Profiles
 from amf.core.state.warmth import Warmth
 from amf.core.state.workers import WorkerState
 from amf.core.types import Call
+
+Value = TypeVar("Value")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -23,13 +26,14 @@ class View:
     pipelines: Pipelines
     profiles: Profiles
     lanes: Lanes
-    _remaining: dict[int, dict[str, float]] = field(default_factory=dict)
+    _memory: dict[Hashable, Any] = field(default_factory=dict)
 
-    def remembered(self, graph: CallGraph, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """The graph's seconds after each hop, computed once per view: nothing changes while a view is looked at."""
-        if id(graph) not in self._remaining:
-            self._remaining[id(graph)] = compute()
-        return self._remaining[id(graph)]
+    def remembered(self, key: Hashable, compute: Callable[[], Value]) -> Value:
+        """What holds for the whole look, as the seconds after each hop of a graph, computed once per view. `key` names it."""
+        if key not in self._memory:
+            self._memory[key] = compute()
+        value: Value = self._memory[key]
+        return value
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,12 +75,22 @@ Budget = Callable[[Pipeline, CallState, View], float | None]
 Order = Callable[[CallState, float | None, View], float]
 Route = Callable[[CallState, PoolView], Placement]
 Retain = Callable[[WorkerState, int, FabricConfig], float]
+Expire = Callable[[Pipeline], float]
+
+
+def never(pipeline: Pipeline) -> float:
+    """No pipeline is given up for being late."""
+    return inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
     """admit: may this pipeline start?  budget: by when (absolute s) must this call be done?  order: latest start (absolute
-    s), lowest goes first.  route: which worker, or none yet?  retain: for how long (s) is this idle context protected?"""
+    s), lowest goes first.  route: which worker, or none yet?  retain: for how long (s) is an idle context that is sure to be
+    used again protected?  expire: when (absolute s, infinite: never) is the pipeline ended unfinished?
+
+    `reads_reports`: it looks at what workers report of their load. `clairvoyant`: it is an ablation that needs a plan of the
+    future for its predictions, so nothing live can run it."""
 
     name: str
     admit: Admit
@@ -84,3 +98,6 @@ class Policies:
     order: Order
     route: Route
     retain: Retain
+    expire: Expire = never
+    reads_reports: bool = False
+    clairvoyant: bool = False

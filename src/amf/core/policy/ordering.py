@@ -24,4 +24,4 @@ def least_slack(state: CallState, due_s: float | None, view: View) -> float:
         waited_s = pipeline.account.queue_s if pipeline else 0.0
         due_s = state.arrived_s + view.config.lapse_s * _PATIENCE[state.call.slo_class] - waited_s
     call = state.call
-    return due_s - view.profiles.expected_service_s(call.graph, call.hop, call.pool)
+    return due_s - view.profiles.expected_service_s(call)

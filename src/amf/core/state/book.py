@@ -10,6 +10,7 @@ from amf.core.config import FabricConfig
 from amf.core.events import CallFinished
 from amf.core.graph import CallGraph
 from amf.core.state import reports
+from amf.core.state.expiries import Expiries
 from amf.core.state.lanes import Lanes
 from amf.core.state.ledger import Account, charge
 from amf.core.state.pipelines import CallState, CallStatus, Pipeline, Pipelines
@@ -22,15 +23,16 @@ _OUTCOMES = ("finished", "failed", "refused", "cancelled")
 
 
 class Book:
-    def __init__(self, config: FabricConfig) -> None:
+    def __init__(self, config: FabricConfig, profiles: Profiles | None = None) -> None:
         self.config = config
         self.now_s = -inf
         self.pools: dict[str, Pool] = {}
         self.workers: dict[str, WorkerState] = {}
         self.graphs: dict[str, CallGraph] = {}
         self.pipelines = Pipelines()
-        self.profiles = Profiles(config)
+        self.profiles = profiles or Profiles(config)
         self.lanes = Lanes()
+        self.expiries = Expiries()
         self.account = Account()
         self.counts = dict.fromkeys(("opened", "closed", "calls", *_OUTCOMES, "retried"), 0)
         self.closed: dict[str, dict[str, object]] = {}
@@ -141,6 +143,7 @@ class Book:
         if len(pipeline.hops) > self.config.max_hops_per_pipeline:
             del pipeline.hops[next(iter(pipeline.hops))]
         pipeline.last_finish_s = self.now_s
+        pipeline.attain(call.pool, event.prompt_tokens + 2 * event.output_tokens, self.now_s)
         service_s = self.now_s - state.dispatched_s
         pipeline.served_path_s = max(pipeline.served_path_s, state.served_path_s + service_s)
         self.profiles.observe_call(call, event.output_tokens, service_s)
@@ -209,6 +212,7 @@ class Book:
         """The pipeline is over: only its summary is kept."""
         pipeline = self.pipelines.close(run_id)
         self.lanes.close(run_id, tuple(pipeline.pools))
+        self.expiries.drop(run_id)
         self.closed.pop(run_id, None)
         self.closed[run_id] = {**reports.of_pipeline(pipeline, self.now_s), "status": why}
         self.counts["closed"] += 1
@@ -239,6 +243,7 @@ class Book:
     def check_invariants(self) -> None:
         self.pipelines.check_invariants()
         self.lanes.check_invariants()
+        self.expiries.check_invariants(self.pipelines)
         for pool in self.pools.values():
             pool.check_invariants()
         for state in self.pipelines.calls():

@@ -8,6 +8,8 @@ from amf.core.graph import CallGraph
 from amf.core.state.ledger import Account
 from amf.core.types import Call, SloClass
 
+_ATTAINED_HALF_LIFE_S = 60.0  # as llm-d forgets the service of a program
+
 
 class CallStatus(StrEnum):
     WAITING = "waiting"
@@ -62,6 +64,16 @@ class Pipeline:
     final_seen: bool = False
     last_finish_s: float | None = None
     served_path_s: float = 0.0  # service on the longest chain of calls that finished
+    attained: dict[str, tuple[float, float]] = field(default_factory=dict)  # pool -> (weighted tokens, as of when)
+
+    def attain(self, pool: str, tokens: float, now_s: float) -> None:
+        """A call of this pool was served this much."""
+        self.attained[pool] = (self.attained_tokens(pool, now_s) + tokens, now_s)
+
+    def attained_tokens(self, pool: str, now_s: float) -> float:
+        """Service attained in this pool, halved every minute: prompt tokens, and twice the output tokens."""
+        tokens, as_of_s = self.attained.get(pool, (0.0, now_s))
+        return float(tokens * 0.5 ** ((now_s - as_of_s) / _ATTAINED_HALF_LIFE_S))
 
 
 class Pipelines:

@@ -2,6 +2,9 @@
 
 A running mean with its count stands behind every prediction. Bounded by the least recently
 updated position.
+
+Whatever policies predict they ask here, call by call, so that something else may answer in its place: the simulator puts in
+one that knows the future, or one that errs by a known amount (`sim/oracle.py`, `sim/misled.py`).
 """
 
 from amf.core.config import FabricConfig
@@ -9,6 +12,7 @@ from amf.core.types import Call
 
 _MEMORY_RETURNS = 4_000  # beyond it, older outcomes count half
 _PRIOR_RETURNS = 8  # returns that count as seen before any was
+_RESIDENT_GAPS = 8.0  # an idle pipeline is expected back for this many mean gaps
 
 
 class Mean:
@@ -27,10 +31,11 @@ class Mean:
 
 
 class Profile:
-    __slots__ = ("gap_s", "outcomes", "output_tokens", "returns", "service_s")
+    __slots__ = ("context_tokens", "gap_s", "outcomes", "output_tokens", "returns", "service_s")
 
     def __init__(self, config: FabricConfig) -> None:
         self.output_tokens = Mean(config.default_output_tokens)
+        self.context_tokens = Mean(0.0)
         self.service_s = Mean(0.0)
         self.gap_s = Mean(config.default_gap_s)
         self.outcomes = 0  # idle pipelines that came back, or were given up
@@ -47,6 +52,7 @@ class Profiles:
     def observe_call(self, call: Call, output_tokens: int, service_s: float) -> None:
         for profile in self._owners(call):
             profile.output_tokens.observe(output_tokens)
+            profile.context_tokens.observe(call.prompt_tokens + output_tokens)
             profile.service_s.observe(service_s)
 
     def observe_return(self, pool: str, returned: bool) -> None:
@@ -66,18 +72,34 @@ class Profiles:
         expected = self._best(call.graph, call.hop, call.pool).output_tokens.value
         return min(expected, call.max_output_tokens) if call.max_output_tokens is not None else expected
 
-    def expected_service_s(self, graph: str, hop: str, pool: str) -> float:
+    def expected_service_s(self, call: Call) -> float:
         """Mean seconds from dispatch to the end; 0 while nothing is known."""
-        return self._best(graph, hop, pool).service_s.value
+        return self._best(call.graph, call.hop, call.pool).service_s.value
+
+    def expected_after_s(self, call: Call, by_graph_s: float) -> float:
+        """Seconds of the critical path after this call, of which its graph expects `by_graph_s`."""
+        return by_graph_s
 
     def position_service_s(self, graph: str, hop: str) -> float:
         """Mean seconds at this very position of the graph; 0 while it has not been seen."""
         profile = self._positions.get((graph, hop))
         return profile.service_s.value if profile else 0.0
 
-    def expected_gap_s(self, call: Call) -> float:
-        """Mean tool or think time before the next hop of a pipeline in this pool."""
-        return self._best(call.graph, call.hop, call.pool).gap_s.value
+    def pool_service_s(self, pool: str) -> float:
+        """Mean seconds of a call in this pool; 0 while nothing is known."""
+        return self._pools.get(pool, self._default).service_s.value
+
+    def pool_context_tokens(self, pool: str) -> float:
+        """Mean context, prompt and answer, of the calls of this pool; 0 while nothing is known."""
+        return self._pools.get(pool, self._default).context_tokens.value
+
+    def protection_s(self, call: Call, worth_s: float) -> float:
+        """For how long to protect the context this call leaves, if one that is sure to be used is worth it for `worth_s`."""
+        return worth_s * self.return_odds(call.pool)
+
+    def residence_s(self, call: Call) -> float:
+        """For how long after this call its pipeline is expected back in this pool."""
+        return _RESIDENT_GAPS * self._best(call.graph, call.hop, call.pool).gap_s.value
 
     def return_odds(self, pool: str) -> float:
         """Odds that an idle pipeline calls here again: 1 until enough of them have come back or been given up."""

@@ -9,11 +9,13 @@ whose first token cannot be seen (no streaming) is believed to have left the pre
 from dataclasses import dataclass
 from enum import StrEnum
 from heapq import heappop, heappush
-from math import inf
+from math import exp, inf
 
 from amf.core.cost import decode_iteration_s, prefill_s
 from amf.core.state.pace import Paces
 from amf.core.types import Worker
+
+_RECENT_S = 180.0  # how far back recent work reaches: the window of Preble
 
 
 class WorkerStatus(StrEnum):
@@ -59,6 +61,8 @@ class WorkerState:
         self.reported_running = 0
         self.reported_waiting = 0
         self.reported_kv_used_ratio = 0.0
+        self.has_reported = False
+        self._recent_prefill: tuple[float, float] = (0.0, -inf)  # seconds sent, forgotten over time; as of when
         self.due: list[tuple[float, str, int]] = []  # unseen first tokens, by due time
         self._paces = Paces()
         self._pool_paces = pool_paces
@@ -87,6 +91,11 @@ class WorkerState:
         """Expected seconds to prefill, by profile and observed speed."""
         return prefill_s(self.profile, new_tokens, cached_tokens) * self.prefill_scale
 
+    def recent_prefill_s(self, now_s: float) -> float:
+        """Seconds of prefill sent here of late: each counts e times less with every three minutes."""
+        total_s, as_of_s = self._recent_prefill
+        return total_s * exp((as_of_s - now_s) / _RECENT_S) if total_s else 0.0
+
     def free_tokens(self) -> int:
         """KV memory not committed to calls in flight. May be negative."""
         return self.spec.kv_tokens - self.committed_tokens
@@ -98,6 +107,7 @@ class WorkerState:
         self.cold_prefills += flight.cold
         self.pending_prefill_tokens += flight.prompt_tokens - flight.hit_tokens
         self.prefill_free_s = flight.due_s
+        self._recent_prefill = (self.recent_prefill_s(flight.sent_s) + flight.prefill_s, flight.sent_s)
         if not flight.streams:
             heappush(self.due, (flight.due_s, flight.call_id, flight.attempt))
         self._refresh_decode()

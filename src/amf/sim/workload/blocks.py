@@ -8,9 +8,11 @@ Whoever turns block ids into text or keys must ask `block_namespace`, or split a
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from amf.sim.plan import PromptPlan
 
-SHARED_BLOCKS = 4096
+SHARED_BLOCKS = 1 << 20
 
 Run = tuple[int, int]  # (first id, count)
 
@@ -58,6 +60,21 @@ def first_blocks(runs: Sequence[Run], blocks: int) -> tuple[Run, ...]:
     return tuple(result)
 
 
-def compressed(ids: Iterable[int]) -> tuple[Run, ...]:
+def blocks_from(runs: Sequence[Run], blocks: int) -> tuple[Run, ...]:
+    """`runs` without their first `blocks` blocks."""
+    result: list[Run] = []
+    for first, count in runs:
+        skip = min(count, blocks)
+        blocks -= skip
+        if count > skip:
+            result.append((first + skip, count - skip))
+    return tuple(result)
+
+
+def compressed(ids: Sequence[int]) -> tuple[Run, ...]:
     """A list of ids as runs."""
-    return merged((block_id, 1) for block_id in ids)
+    if not ids:
+        return ()
+    numbers = np.asarray(ids, dtype=np.int64)
+    starts = np.concatenate(([0], np.flatnonzero(np.diff(numbers) != 1) + 1, [len(numbers)]))
+    return tuple(zip(numbers[starts[:-1]].tolist(), np.diff(starts).tolist(), strict=True))

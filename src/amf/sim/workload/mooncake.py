@@ -45,7 +45,7 @@ def _request(record: dict[str, Any]) -> RecordedRequest:
     full = min(len(ids), tokens // BLOCK_TOKENS)
     return RecordedRequest(
         at_s=float(record["timestamp"]) / 1000,
-        runs=compressed(int(block_id) + SHARED_BLOCKS for block_id in ids[:full]),
+        runs=compressed([int(block_id) + SHARED_BLOCKS for block_id in ids[:full]]),
         tail_tokens=min(tokens - full * BLOCK_TOKENS, BLOCK_TOKENS - 1),
         output_tokens=max(1, int(record["output_length"])),
     )

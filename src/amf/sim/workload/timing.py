@@ -8,6 +8,7 @@ from amf.sim.plan import CallPlan, PipelinePlan, PromptPlan, Workload
 from amf.sim.workload.blocks import SHARED_BLOCKS, owned_runs
 from amf.sim.workload.ideal import PrefixTree
 
+USUAL_PROMPT_TOKENS, USUAL_OUTPUT_TOKENS = 8_192, 512
 FULL_BATCH = 64  # sequences at which decoding is taken as saturated, memory permitting
 
 
@@ -16,27 +17,58 @@ def standalone_s(pipeline: PipelinePlan, profiles: Mapping[str, WorkerProfile]) 
     prefills only what is neither static text nor in an earlier prompt of the pipeline on that pool, then decodes in a
     batch of one. `profiles` by pool. The clairvoyant base of `slo_stretch` and of the report's stretch."""
     end_s: list[float] = []
+    for call, own_s in zip(pipeline.calls, calls_alone_s(pipeline, profiles), strict=True):
+        end_s.append(max((end_s[parent] for parent in call.parents), default=0.0) + call.gap_s + own_s)
+    return max(end_s, default=0.0)
+
+
+def calls_alone_s(pipeline: PipelinePlan, profiles: Mapping[str, WorkerProfile]) -> list[float]:
+    """Seconds of each of its calls under the same conditions, in plan order, gaps left out."""
+    alone_s: list[float] = []
     trees: dict[str, PrefixTree] = {}
     for call in pipeline.calls:
         warm = _static_blocks(call.prompt)
         if call.kind is CallKind.GENERATE:
             warm = max(warm, trees.setdefault(call.pool, PrefixTree()).add(call.prompt))
-        start_s = max((end_s[parent] for parent in call.parents), default=0.0) + call.gap_s
-        end_s.append(start_s + _call_s(profiles[call.pool], call, warm * call.prompt.block_tokens))
-    return max(end_s, default=0.0)
+        alone_s.append(_call_s(profiles[call.pool], call, warm * call.prompt.block_tokens))
+    return alone_s
+
+
+def fastest_profiles(fleet: Sequence[Worker]) -> dict[str, WorkerProfile]:
+    """By pool, the profile of the worker that is quickest with a usual call."""
+    fastest: dict[str, WorkerProfile] = {}
+    for worker in fleet:
+        known = fastest.get(worker.pool)
+        if known is None or _usual_s(worker.profile) < _usual_s(known):
+            fastest[worker.pool] = worker.profile
+    return fastest
 
 
 def saturation_rate_per_s(workload: Workload, fleet: Sequence[Worker], cached: Mapping[tuple[str, int], int]) -> float:
     """Pipelines per second at which the busiest pool of the fleet is fully used, with an infinite cache (`cached` tokens
-    by pipeline and call) and full decode batches. An estimate by the cost model: memory is not modelled."""
-    busy_s: dict[str, float] = {}
-    workers = {worker.pool: worker for worker in fleet}
+    by pipeline and call) and full decode batches; unequal workers share the work so that they end together. An estimate
+    by the cost model: memory is not modelled."""
+    calls: dict[str, list[tuple[CallPlan, int]]] = {}
     for pipeline in workload.pipelines:
         for call in pipeline.calls:
-            warm_tokens = cached[pipeline.pipeline_id, call.index]
-            busy_s[call.pool] = busy_s.get(call.pool, 0.0) + _capacity_s(workers[call.pool], call, warm_tokens)
-    sizes = {pool: sum(worker.pool == pool for worker in fleet) for pool in busy_s}
-    return len(workload.pipelines) / max(busy_s[pool] / sizes[pool] for pool in sorted(busy_s))
+            calls.setdefault(call.pool, []).append((call, cached[pipeline.pipeline_id, call.index]))
+    busy_s = [_pool_s([worker for worker in fleet if worker.pool == pool], calls[pool]) for pool in sorted(calls)]
+    return len(workload.pipelines) / max(busy_s)
+
+
+def _usual_s(profile: WorkerProfile) -> float:
+    return prefill_s(profile, USUAL_PROMPT_TOKENS, 0) + decode_s(profile, USUAL_OUTPUT_TOKENS, 1, USUAL_PROMPT_TOKENS)
+
+
+def _pool_s(workers: Sequence[Worker], calls: Sequence[tuple[CallPlan, int]]) -> float:
+    """Seconds in which these workers together do these calls."""
+    rate, done = 0.0, dict[tuple[WorkerProfile, int, int], float]()
+    for worker in workers:
+        kind = (worker.profile, worker.kv_tokens, worker.max_running)
+        if kind not in done:
+            done[kind] = sum(_capacity_s(worker, call, warm) for call, warm in calls)
+        rate += 1 / done[kind]
+    return 1 / rate
 
 
 def _static_blocks(prompt: PromptPlan) -> int:

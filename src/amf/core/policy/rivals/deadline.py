@@ -5,10 +5,12 @@ the critical path, or of the fixed shares. Of GrandSLAm its choice of batch size
 continuously.
 """
 
+from math import inf
+
 from amf.core.policy.budget import hop_seconds, seconds_after
 from amf.core.policy.interface import View
 from amf.core.policy.ordering import LAST_S, least_slack
-from amf.core.state.pipelines import CallState
+from amf.core.state.pipelines import CallState, Pipeline
 
 
 def edf(state: CallState, due_s: float | None, view: View) -> float:
@@ -36,5 +38,11 @@ def upward_rank(state: CallState, due_s: float | None, view: View) -> float:
     pipeline = view.pipelines.get(call.run_id)
     graph = pipeline.graph if pipeline else None
     if graph is None or call.hop not in graph.by_name:
-        return -view.profiles.expected_service_s(call.graph, call.hop, call.pool)
-    return -(hop_seconds(graph, view)(call.hop) + seconds_after(graph, call.hop, view))
+        return -view.profiles.expected_service_s(call)
+    return -(hop_seconds(graph, view)(call.hop) + seconds_after(graph, call, view))
+
+
+def at_deadline(pipeline: Pipeline) -> float:
+    """Given up when its deadline has passed, with all its calls: what is late is worth nothing, and its capacity goes to those
+    that can still be in time. Part of the strongest deadline-aware rivals (`edf-cancel`)."""
+    return pipeline.deadline_s if pipeline.deadline_s is not None else inf

@@ -1,0 +1,102 @@
+"""Judging a study's goals.
+
+A goal is met if its value is on the right side of its limit. A gain is the paired ratio against the strongest rival, chosen
+for that figure by the same runs: the one over which the gain is smallest, so nobody can be picked for being weak. Its interval
+is Student's, 95 %, on the logarithms of the ratios; where it covers 1 the difference is inside the noise, and the goal says
+so whether it is met or not. A limit's interval is Student's on the runs' own figures. A goal whose figure some run lacks is
+neither met nor missed: `met` is null.
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from amf.experiment.study import Behind, Gain, Goal, Limit
+from amf.sim.paired import interval, rivals_of, strongest
+from amf.sim.report import Report
+
+Judged = dict[str, Any]
+Reports = Mapping[str, Sequence[Report]]  # by setting: every variant on every seed
+
+
+def judge(goal: Goal, reports: Reports) -> Judged:
+    """The goal as it stands in a study's JSON."""
+    match goal:
+        case Gain():
+            return _gain(goal, reports)
+        case Limit():
+            return _limit(goal, reports)
+        case Behind():
+            return _behind(goal, reports)
+
+
+def figure_of(row: Mapping[str, Any], figure: str) -> float | None:
+    """A dotted field."""
+    value: Any = row
+    for part in figure.split("."):
+        value = value[part]
+    return None if value is None else float(value)
+
+
+def _gain(goal: Gain, reports: Reports) -> Judged:
+    ours = [report for report in reports[goal.setting] if report["policy"] == goal.policy]
+    if goal.than:
+        theirs = [{**report, "policy": f"{report['policy']}, {goal.than}"} for report in reports[goal.than]]
+        wanted = [f"{rival}, {goal.than}" for rival in goal.rivals]
+    else:
+        theirs, wanted = [report for report in reports[goal.setting] if report["policy"] != goal.policy], [*goal.rivals]
+    rivals = wanted or rivals_of(goal.policy, theirs)
+    found = strongest(goal.figure, [*ours, *theirs], goal.policy, rivals)
+    ci95 = None if found.low is None or found.high is None else (found.low, found.high)
+    judged = _judged(goal, found.gain, ci95, at_least=goal.at_least)
+    return {**judged, "rival": found.rival, "verdict": found.verdict}
+
+
+def _limit(goal: Limit, reports: Reports) -> Judged:
+    values = _values(goal.figure, goal.policy, reports[goal.setting])
+    if values is None:
+        return _judged(goal, None, None, at_most=goal.at_most, at_least=goal.at_least)
+    return _judged(goal, fmean(values), interval(values), at_most=goal.at_most, at_least=goal.at_least)
+
+
+def _behind(goal: Behind, reports: Reports) -> Judged:
+    here = reports[goal.setting]
+    others = rivals_of(goal.policy, here)
+    ours = _values(goal.figure, goal.policy, here)
+    known = {rival: values for rival in others if (values := _values(goal.figure, rival, here)) is not None}
+    if ours is None or not known:
+        return _judged(goal, None, None, at_most=goal.at_most)
+    best = max(known, key=lambda rival: fmean(known[rival]))
+    behind = [theirs - own for theirs, own in zip(known[best], ours, strict=True)]
+    return {**_judged(goal, fmean(behind), interval(behind), at_most=goal.at_most), "rival": best}
+
+
+def _values(figure: str, policy: str, reports: Sequence[Report]) -> list[float] | None:
+    """By seed; None if some run has none."""
+    values = [figure_of(report, figure) for report in reports if report["policy"] == policy]
+    return None if None in values or not values else [value for value in values if value is not None]
+
+
+def _judged(
+    goal: Goal,
+    value: float | None,
+    ci95: tuple[float, float] | None,
+    at_most: float | None = None,
+    at_least: float | None = None,
+) -> Judged:
+    met: bool | None = None
+    if value is not None:
+        met = (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
+    said = f"<= {at_most:g}" if at_most is not None else f">= {at_least:g}"
+    return {
+        "name": goal.name,
+        "goal": said,
+        "value": value,
+        "ci95": None if ci95 is None else list(ci95),
+        "met": met,
+        "setting": goal.setting,
+        "figure": goal.figure,
+        "policy": goal.policy,
+        "rival": None,
+        "verdict": None,
+    }

@@ -1,0 +1,95 @@
+"""A study's document as one self-contained HTML page: goals, gains, charts, figures. Nothing is fetched."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from amf.bench.charts import bars, lines
+from amf.experiment.goals import figure_of
+from amf.experiment.run import Document
+from amf.experiment.tables import figure_name, gain_table, goal_table, row_table
+
+_TEMPLATE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title><style>
+body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1320px;padding:0 1rem;color:#1c1c1c;background:#fff}
+h1{font-size:1.5rem}
+h2{font-size:1.2rem;margin-top:2.2rem;border-bottom:1px solid #ddd}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid #e5e5e5;white-space:nowrap}
+th.text,td.text{text-align:left}
+.scroll{overflow-x:auto}
+.charts{display:flex;flex-wrap:wrap;gap:1rem}
+.charts>div{flex:1 1 420px;max-width:640px}
+.quick{font-weight:700;color:#a33}
+p.note{color:#555;margin:.2rem 0}
+@media (prefers-color-scheme:dark){
+body{background:#151515;color:#e6e6e6}
+th,td{border-color:#333}
+p.note{color:#aaa}
+.charts svg{background:#f4f4f4;border-radius:6px}
+}
+</style></head><body>
+<h1>{{ title }}</h1>
+<p>{{ document.question }}</p>
+<p><code>{{ document.command }}</code>; {{ document.seeds|length }} seeds from {{ document.seed }}, version
+{{ document.amf_version }}</p>
+{% if document.quick %}<p class="quick">Quick: small fleets, few seeds; says that it runs, not what is true.</p>
+{% endif %}{% for heading, table in tables %}{% if table.rows %}<h2>{{ heading }}</h2>
+<div class="scroll"><table>
+<thead><tr>{% for head in table.heads %}<th{% if loop.index <= table.texts %} class="text"{% endif %}>{{ head }}</th>
+{%- endfor %}</tr></thead>
+<tbody>
+{% for row in table.rows %}<tr>{% for cell in row %}
+<td{% if loop.index <= table.texts %} class="text"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div>
+{% endif %}{% endfor %}<h2>Charts</h2>
+<div class="charts">{% for chart in charts %}<div>{{ chart }}</div>{% endfor %}</div>
+<h2>Notes</h2>
+<p class="note">A gain is the geometric mean over the seeds of the ratio of two runs that met the same pipelines, above 1 where
+the fabric is better, against the rival that is strongest in that figure. Where its 95 % interval covers 1 it is called
+noise.</p>
+{% for note in document.notes %}<p class="note">{{ note }}</p>
+{% endfor %}</body></html>
+"""
+
+
+def write_page(path: Path, document: Document) -> None:
+    """Raises OSError if the file cannot be written."""
+    path.write_text(render(document), encoding="utf-8")
+
+
+def render(document: Document) -> str:
+    template = Environment(autoescape=True).from_string(_TEMPLATE)
+    return template.render(
+        title=f"amf experiment {document['experiment']}",
+        document=document,
+        tables=(
+            ("Goals", goal_table(document)),
+            ("Gains over the strongest other", gain_table(document)),
+            ("Figures", row_table(document)),
+        ),
+        charts=[Markup(chart) for chart in _charts(document)],
+    )
+
+
+def _charts(document: Document) -> Iterator[str]:
+    """A chart for each figure and series: lines along the axis, bars where there is none."""
+    for series in dict.fromkeys(row["series"] for row in document["rows"]):
+        rows = [row for row in document["rows"] if row["series"] == series]
+        policies = list(dict.fromkeys(row["policy"] for row in rows))
+        for figure in document["drawn"]:
+            title = f"{figure_name(figure)}: {series}" if series else figure_name(figure)
+            if document["axis"]:
+                points = {
+                    policy: [(row["x"], figure_of(row, figure)) for row in rows if row["policy"] == policy]
+                    for policy in policies
+                }
+                yield lines(title, document["axis"], points)
+                continue
+            settings = list(dict.fromkeys(row["setting"] for row in rows))
+            at = {(row["setting"], row["policy"]): figure_of(row, figure) for row in rows}
+            yield bars(title, settings, {policy: [at.get((each, policy)) for each in settings] for policy in policies})

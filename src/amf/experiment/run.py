@@ -1,0 +1,111 @@
+"""Playing a study, and its document: what `--json` writes and pages and tables are made from.
+
+    {"experiment", "seed", "goals": [...], "rows": [...], "comparisons": [...], ...}
+
+`rows` are means over the seeds, one for each setting and variant: the fields of a report, with `setting`, `x`, `series` and
+`seeds`. `comparisons`: the fabric against the strongest other, figure by figure, in each setting that has both. The document
+depends on the study and its seeds alone; only where the study says it is `measured` do rows carry what the machine took.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from amf import __version__
+from amf.experiment.goals import judge
+from amf.experiment.study import OURS, Options, Setting, Study
+from amf.sim.paired import comparisons, means
+from amf.sim.report import Report
+from amf.sim.study import Case
+from amf.simulate.play import Played, Players, Task
+from amf.simulate.run import play_tasks
+
+Document = dict[str, Any]
+
+
+def tasks_of(study: Study) -> list[Task]:
+    """Setting by setting, seed by seed: what shares a workload stands together, so that it is made once."""
+    return [
+        Task(
+            scenario=setting.scenario,
+            case=Case(
+                policy=variant.name,
+                seed=seed,
+                bundle=variant.bundle,
+                config=variant.config,
+                error_sigma=variant.error_sigma,
+            ),
+            label=setting.label,
+        )
+        for setting in study.settings
+        for seed in study.seeds
+        for variant in setting.variants
+    ]
+
+
+def run(study: Study, options: Options, players: Players, width: str) -> Document:
+    """`width`: how many play, for the first line of progress. Raises as `play_tasks` does."""
+    tasks = tasks_of(study)
+    played = play_tasks(tasks, players, f"amf experiment {study.name}: runs {len(tasks)}, {width}")
+    reports: dict[str, list[Report]] = {setting.label: [] for setting in study.settings}
+    for task, each in zip(tasks, played, strict=True):
+        reports[task.label].append(_report(each, study.measured))
+    return document(study, options, reports)
+
+
+def document(study: Study, options: Options, reports: dict[str, list[Report]]) -> Document:
+    """`reports` by setting: every variant on every seed."""
+    return {
+        "experiment": study.name,
+        "seed": study.seeds[0],
+        "seeds": list(study.seeds),
+        "quick": options.quick,
+        "command": command_of(study.name, options),
+        "amf_version": __version__,
+        "question": study.question,
+        "goals": [judge(goal, reports) for goal in study.goals],
+        "axis": study.axis or None,
+        "drawn": list(study.drawn),
+        "rows": [row for setting in study.settings for row in _rows(setting, reports[setting.label])],
+        "comparisons": [
+            {"setting": setting.label, **each.to_dict()}
+            for setting in study.settings
+            if OURS in {variant.name for variant in setting.variants}
+            for each in comparisons(reports[setting.label], OURS)
+        ],
+        "notes": [*study.notes, *_notes(reports)],
+    }
+
+
+def _report(played: Played, measured: bool) -> Report:
+    if not measured:
+        return played.report
+    rate = played.calls / played.cpu_s if played.cpu_s else None
+    return {**played.report, "measured": {"calls_per_s": rate, "peak_bytes": float(played.peak_bytes)}}
+
+
+def _rows(setting: Setting, reports: Sequence[Report]) -> list[Report]:
+    place = {"setting": setting.label, "x": setting.x, "series": setting.series}
+    return [{**place, **row} for row in means(reports)]
+
+
+def _notes(reports: dict[str, list[Report]]) -> list[str]:
+    """What is said of a workload or a policy on every seed, each once, with the settings it is true of if not all are."""
+    places: dict[str, list[str]] = {}
+    for label, here in reports.items():
+        for first in here:
+            mine = [report for report in here if report["policy"] == first["policy"]]
+            for note in first["notes"]:
+                if all(note in report["notes"] for report in mine) and label not in places.setdefault(note, []):
+                    places[note].append(label)
+    found = {note: where for note, where in places.items() if where}
+    return [note if len(where) == len(reports) else f"{', '.join(where)}: {note}" for note, where in found.items()]
+
+
+def command_of(name: str, options: Options) -> str:
+    """What to type for this study."""
+    parts = ["amf experiment", name]
+    parts += ["--quick"] if options.quick else []
+    parts += [f"--seeds {options.seeds}"] if options.seeds else []
+    parts += [f"--pipelines {options.pipelines}"] if options.pipelines else []
+    parts += [f"--trace {path.name}" for _, path in options.traces]
+    return " ".join(parts)

@@ -1,0 +1,81 @@
+"""Predictions that are wrong by a known amount: how good must an estimator be before the policy suffers from it?
+
+Every prediction about one call is that of an inner `Profiles`, learned or an oracle's, times a lognormal factor with median 1.
+The factor belongs to (kind of prediction, run, hop), so asking again gives the same error, the same for every policy of a
+seed; hops without a name are told apart by their call. The kinds, each with factors of its own: output tokens; service
+seconds; seconds of the path after a call; and returns (how long a context is protected and its pipeline expected back).
+
+Means of a whole pool, and of a position in a graph over all runs, have no error of one run in them and are passed on.
+"""
+
+from functools import lru_cache
+from math import exp
+from random import Random
+
+from amf.core.state.profiles import Profiles
+from amf.core.types import Call
+
+
+class Misled(Profiles):
+    """`inner`, whose predictions are off by exp(`sigma` x a standard normal number). `sigma` 0 changes nothing.
+
+    It is what `Fabric(config, policies, profiles=Misled(Profiles(config), sigma=0.5, seed=7))` asks in place of its own;
+    what the fabric observes goes to `inner`, unharmed. Raises ValueError for a negative sigma.
+    """
+
+    def __init__(self, inner: Profiles, sigma: float, seed: int) -> None:
+        if not sigma >= 0.0:
+            raise ValueError(f"sigma must be 0 or more, not {sigma}")
+        self._inner = inner
+        self._sigma = sigma
+        self._seed = seed
+
+    def observe_call(self, call: Call, output_tokens: int, service_s: float) -> None:
+        self._inner.observe_call(call, output_tokens, service_s)
+
+    def observe_return(self, pool: str, returned: bool) -> None:
+        self._inner.observe_return(pool, returned)
+
+    def observe_gap(self, call: Call, gap_s: float) -> None:
+        self._inner.observe_gap(call, gap_s)
+
+    def expected_output_tokens(self, call: Call) -> float:
+        """Never above the call's own limit, which is no prediction."""
+        expected = self._inner.expected_output_tokens(call) * self._error("output", call)
+        return min(expected, call.max_output_tokens) if call.max_output_tokens is not None else expected
+
+    def expected_service_s(self, call: Call) -> float:
+        return self._inner.expected_service_s(call) * self._error("service", call)
+
+    def expected_after_s(self, call: Call, by_graph_s: float) -> float:
+        return self._inner.expected_after_s(call, by_graph_s) * self._error("after", call)
+
+    def protection_s(self, call: Call, worth_s: float) -> float:
+        return self._inner.protection_s(call, worth_s) * self._error("return", call)
+
+    def residence_s(self, call: Call) -> float:
+        return self._inner.residence_s(call) * self._error("return", call)
+
+    def position_service_s(self, graph: str, hop: str) -> float:
+        return self._inner.position_service_s(graph, hop)
+
+    def pool_service_s(self, pool: str) -> float:
+        return self._inner.pool_service_s(pool)
+
+    def pool_context_tokens(self, pool: str) -> float:
+        return self._inner.pool_context_tokens(pool)
+
+    def return_odds(self, pool: str) -> float:
+        return self._inner.return_odds(pool)
+
+    def duty(self, pool: str) -> tuple[float, float]:
+        return self._inner.duty(pool)
+
+    def _error(self, kind: str, call: Call) -> float:
+        return exp(self._sigma * _normal(self._seed, kind, call.run_id, call.hop or call.call_id))
+
+
+@lru_cache(maxsize=100_000)
+def _normal(seed: int, kind: str, run_id: str, hop: str) -> float:
+    """A standard normal number, always the same for the same names."""
+    return Random(f"misled/{seed}/{kind}/{run_id}/{hop}").gauss(0.0, 1.0)

@@ -1,0 +1,73 @@
+"""One task: a case on a scenario, played to its end. Who plays it, and where, changes no figure of its report."""
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from amf.bench.driver import PipelineRun
+from amf.sim.report import Report
+from amf.sim.scenario import Scenario
+from amf.sim.study import Case, Watch, play
+from amf.simulate.pages import page_runs
+from amf.simulate.progress import StudyProgress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """`label` tells it from others in lines of progress."""
+
+    scenario: Scenario
+    case: Case
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """`cpu_s`: CPU seconds from the first call to the report, without making the workload. `peak_bytes`: the most memory that
+    the process ever held, earlier tasks included. Both are measured and differ between runs; nothing else does."""
+
+    report: Report
+    runs: tuple[PipelineRun, ...]
+    calls: int
+    cpu_s: float
+    peak_bytes: int
+
+
+class Players(Protocol):
+    """Whoever plays tasks: this process, several, or a cluster."""
+
+    def play(self, tasks: Sequence[Task], progress: StudyProgress) -> list[Played]:
+        """In the order of `tasks`. Raises ScenarioError if one cannot be built."""
+        ...
+
+
+class _Stopwatch:
+    """CPU seconds of this process since the first call arrived."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._began_s: float | None = None
+
+    def __call__(self, arrived: int, total: int) -> None:
+        if self._began_s is None:
+            self._began_s = time.process_time()
+        self._watch(arrived, total)
+
+    def elapsed_s(self) -> float:
+        return 0.0 if self._began_s is None else time.process_time() - self._began_s
+
+
+def play_task(task: Task, watch: Watch) -> Played:
+    """Raises ScenarioError if the workload cannot be built, and what `watch` raises."""
+    stopwatch = _Stopwatch(watch)
+    outcome = play(task.scenario, task.case, stopwatch)
+    return Played(
+        report=outcome.report,
+        runs=page_runs(outcome),
+        calls=len(outcome.records.calls),
+        cpu_s=stopwatch.elapsed_s(),
+        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+    )
