@@ -89,7 +89,7 @@ def test_faults_reach_the_run():
 
 def test_a_fault_without_effect_is_said_to_have_none():
     stale = report(metrics_staleness_s=5.0)
-    assert [note for note in stale["notes"] if "metrics_staleness_s has no effect on fabric" in note]
+    assert [note for note in stale["notes"] if "metrics_staleness_s has no effect on policies" in note]
     assert {**stale, "notes": None} == {**report(), "notes": None}
 
 
