@@ -194,6 +194,28 @@ async def test_cancelling_a_run_ends_its_calls_at_once() -> None:
         _idle(gateway)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_run_past_its_deadline_is_ended_where_the_policy_says_so(stream: bool) -> None:
+    fault = "pause" if stream else "hold"
+    async with (
+        fake_engine(FakeEngine(fault=fault)) as engine,
+        gateway_of(engine, policy="edf-cancel") as (gateway, client),
+    ):
+        headers = {"x-amf-run-id": "r", "x-amf-deadline-ms": "400"}
+        answer = await client.chat("hi", headers=headers, stream=stream)
+        if stream:  # the head was sent before the deadline passed
+            last = json.loads(answer.body.split(b"data: ")[-1])
+            assert (answer.status, last["error"]["code"]) == (200, "deadline_exceeded")
+        else:
+            assert (answer.status, answer.code) == (504, "deadline_exceeded")
+            assert answer.headers["x-should-retry"] == "false"
+        await until(lambda: engine.cancelled == 1)
+        assert (await client.request("GET", "/amf/v1/runs/r")).json["status"] == "expired"
+        again = await client.chat("hi", headers={"x-amf-run-id": "r"})
+        assert (again.status, again.code) == (504, "deadline_exceeded")
+        _idle(gateway)
+
+
 def _idle(gateway: Gateway) -> None:
     assert gateway.driver.open_calls() == 0
     assert gateway.fabric.totals()["live_calls"] == 0

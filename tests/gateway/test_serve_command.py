@@ -57,6 +57,7 @@ def test_a_port_in_use() -> None:
     ("arguments", "words"),
     [
         (("--policy", "best"), "unknown policy 'best'"),
+        (("--policy", "fabric-clairvoyant"), "only `amf simulate` can run it"),
         (("--worker", "10.0.0.1"), "http://"),
         (("--port", "99999"), "65535"),
         (("--time-scale", "0"), "above 0"),

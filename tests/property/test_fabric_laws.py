@@ -127,6 +127,14 @@ class Shell(RuleBasedStateMachine):
         live = {state.call.call_id for state in self.room.fabric.book.pipelines.calls()}
         assert live == set(self.open), "every call the shell has open is known, and no other"
 
+    @invariant()
+    def nothing_outlives_its_deadline_where_late_runs_are_ended(self) -> None:
+        if not hasattr(self, "room"):
+            return
+        fabric = self.room.fabric
+        for pipeline in fabric.book.pipelines.live():
+            assert fabric.policies.expire(pipeline) > self.room.now_s
+
     def teardown(self) -> None:
         if not hasattr(self, "room"):
             return

@@ -5,14 +5,15 @@ from dataclasses import replace
 import pytest
 
 from amf.core.config import FabricConfig
-from amf.core.events import Event
+from amf.core.events import Event, WorkerReported
 from amf.core.fabric import Fabric
-from amf.core.journal import decision_to_dict, event_to_dict
+from amf.core.journal import decision_to_dict, event_from_dict, event_to_dict
 from amf.core.policy.bundles import BUNDLES, policies_named
 from amf.core.types import Worker
 from amf.sim.loop import Faults, Outage, Simulation
 from amf.sim.plan import Workload
 from amf.sim.scenario import pool_worker, scenario_from_dict
+from amf.sim.study import profiles_for
 from amf.sim.worker import SimWorker
 from amf.sim.workload import build, fleet_of
 
@@ -24,8 +25,9 @@ SESSIONS_FLEET = [{"model": "llama-3.1-8b", "workers": 3, "kv_tokens": 30_000}]
 class Checked(Fabric):
     """A fabric that checks its invariants after every event and keeps its journal."""
 
-    def __init__(self, policy: str) -> None:
-        super().__init__(FabricConfig(), policies_named(policy))
+    def __init__(self, policy: str, workload: Workload, workers: list[Worker]) -> None:
+        policies = policies_named(policy)
+        super().__init__(FabricConfig(), policies, profiles_for(policies, workload, workers))
         self.journal: list[object] = []
 
     def handle(self, event: Event):
@@ -44,7 +46,7 @@ def prepare(workload: dict, fleet: list[dict], seed: int, **worker: object) -> t
 
 def play(policy: str, workload: dict, fleet: list[dict], seed: int = 1, faults: Faults | None = None, **worker: object):
     workers, plans = prepare(workload, fleet, seed, **worker)
-    fabric = Checked(policy)
+    fabric = Checked(policy, plans, workers)
     simulation = Simulation(fabric, workers, plans, faults)
     return simulation, simulation.run(), fabric
 
@@ -52,7 +54,8 @@ def play(policy: str, workload: dict, fleet: list[dict], seed: int = 1, faults: 
 @pytest.mark.parametrize("policy", sorted(BUNDLES))
 @pytest.mark.parametrize(("workload", "fleet"), [(GRAPH, []), (SESSIONS, SESSIONS_FLEET)], ids=["graph", "sessions"])
 def test_every_pipeline_completes_under_every_policy(policy: str, workload: dict, fleet: list[dict]):
-    simulation, records, fabric = play(policy, workload, fleet)
+    patient = {**workload, "slo_stretch": 100.0}  # a bundle may end what is late
+    simulation, records, fabric = play(policy, patient, fleet)
     assert {each.status for each in records.pipelines} == {"completed"}
     assert fabric.totals()["live_calls"] == 0
     totals = fabric.totals()
@@ -63,7 +66,74 @@ def test_every_pipeline_completes_under_every_policy(policy: str, workload: dict
         assert worker.stats.running == worker.stats.waiting == 0
 
 
-@pytest.mark.parametrize("policy", ["fabric", "session-affinity"])
+SHORT = [{"model": "llama-3.1-8b", "workers": 2, "kv_tokens": 18_000}]
+SHORT_DAG = [
+    {"model": "llama-3.3-70b", "workers": 2, "kv_tokens": 20_000},
+    {"model": "qwen3-32b", "workers": 2, "kv_tokens": 20_000},
+    {"model": "bge-m3"},
+    {"model": "bge-reranker-v2-m3"},
+]
+
+
+@pytest.mark.parametrize("policy", sorted(BUNDLES))
+@pytest.mark.parametrize(("workload", "fleet"), [(GRAPH, SHORT_DAG), (SESSIONS, SHORT)], ids=["graph", "sessions"])
+def test_every_policy_ends_every_pipeline_when_memory_is_short_and_workers_fail(
+    policy: str, workload: dict, fleet: list[dict]
+):
+    first = f"{fleet[0]['model']}-0"
+    faults = Faults(
+        event_loss=0.2,
+        event_delay_s=2.0,
+        evict_tokens_per_s=50.0,
+        metrics_staleness_s=3.0,
+        outages=(Outage(worker=first, at_s=8.0, detect_s=2.0, down_s=20.0),),
+        slow={f"{fleet[0]['model']}-1": 2.0},
+    )
+    simulation, records, fabric = play(policy, workload, fleet, 2, faults, has_kv_events=True)
+    assert len(records.pipelines) == workload["pipelines"]
+    assert {each.status for each in records.pipelines} <= {"completed", "failed", "refused"}
+    assert sum(each.status == "completed" for each in records.pipelines) > 0
+    for call in records.calls:
+        assert call.status != "refused" or (policy, call.error) == ("edf-cancel", "deadline_exceeded")
+    assert fabric.totals()["live_calls"] == 0
+    fabric.check_invariants()
+    for worker in simulation.workers.values():
+        worker.check_invariants()
+
+
+def test_a_late_pipeline_is_ended_at_its_deadline_and_misses_it():
+    hurried = {**GRAPH, "slo_stretch": 1.05, "concurrency": 8}
+    simulation, records, _ = play("edf-cancel", hurried, [])
+    late = [each for each in records.pipelines if each.status == "refused"]
+    assert late and all(each.met is False for each in late)
+    for each in late:
+        open_calls = [call for call in records.calls if call.pipeline == each.pipeline and call.status == "refused"]
+        assert open_calls and {call.error for call in open_calls} == {"deadline_exceeded"}
+        assert each.end_s - each.start_s >= each.slo_s
+    kept = play("edf", hurried, [])[1]
+    assert {each.status for each in kept.pipelines} == {"completed"}
+    for worker in simulation.workers.values():
+        assert worker.stats.running == worker.stats.waiting == 0
+
+
+def heard(policy: str, staleness_s: float) -> list[WorkerReported]:
+    _, _, fabric = play(policy, SESSIONS, SESSIONS_FLEET, 1, Faults(metrics_staleness_s=staleness_s))
+    events = [event_from_dict(event) for event, _ in fabric.journal]
+    return [event for event in events if isinstance(event, WorkerReported)]
+
+
+def test_workers_report_only_to_who_reads_it_and_as_late_as_the_fault_says():
+    assert heard("fabric", 5.0) == heard("session-affinity", 0.0) == []
+    fresh, stale = heard("llm-d", 0.0), heard("llm-d", 20.0)
+    assert len(fresh) > len(stale) > 0
+    assert all(event.at_s % 20.0 == pytest.approx(0.0, abs=1e-6) for event in stale)
+    assert {event.name for event in fresh} == {f"llama-3.1-8b-{i}" for i in range(3)}
+    idle = {event.name for event in fresh if (event.running, event.waiting, event.kv_used_ratio) == (0, 0, 0.0)}
+    assert idle == {event.name for event in fresh}, "a worker whose calls have ended says so"
+    assert max(event.running for event in fresh) > 1 and max(event.kv_used_ratio for event in fresh) > 0.5
+
+
+@pytest.mark.parametrize("policy", ["fabric", "session-affinity", "llm-d-las", "fabric-clairvoyant"])
 def test_one_seed_gives_one_run(policy: str):
     runs = [play(policy, SESSIONS, SESSIONS_FLEET, seed=3, has_kv_events=True) for _ in range(2)]
     assert runs[0][1].calls == runs[1][1].calls

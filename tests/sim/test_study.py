@@ -91,8 +91,14 @@ def test_faults_reach_the_run():
 
 def test_a_fault_without_effect_is_said_to_have_none():
     stale = report(metrics_staleness_s=5.0)
-    assert [note for note in stale["notes"] if "metrics_staleness_s has no effect" in note]
+    assert [note for note in stale["notes"] if "metrics_staleness_s has no effect on policies" in note]
     assert {**stale, "notes": None} == {**report(), "notes": None}
+
+
+def test_stale_load_reports_reach_who_reads_them():
+    stale = report("llm-d", metrics_staleness_s=60.0)
+    assert not [note for note in stale["notes"] if "metrics_staleness_s" in note]
+    assert stale["ttft_s"] != report("llm-d")["ttft_s"]
 
 
 def test_the_watch_counts_calls_and_may_end_the_run():

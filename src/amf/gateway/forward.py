@@ -140,7 +140,7 @@ class Forwarder:
         except AttemptAborted as aborted:
             if ticket.streamed:
                 ticket.ended = True
-                problem = ticket.problem or refusal("branch_cancelled", f"The call was stopped: {aborted}.")
+                problem = ticket.problem or _problem_of(ticket.refused, str(aborted))
                 return await self._break_off(exchange, problem)
             return None
 
@@ -274,6 +274,13 @@ class Forwarder:
         headers["x-amf-queue-ms"] = f"{1000 * ticket.waited_s:.3f}"
         headers["x-amf-overhead-ms"] = f"{1000 * (exchange.overhead_s or 0.0):.3f}"
         return headers
+
+
+def _problem_of(refused: Refuse | None, reason: str) -> Problem:
+    """Why an answer broke off that the fabric took back."""
+    if refused is not None:
+        return refusal(refused.code, refused.message)
+    return refusal("branch_cancelled", f"The call was stopped: {reason}.")
 
 
 def _identity_headers(accepted: Accepted) -> dict[str, str]:

@@ -63,6 +63,11 @@ class Ticket:
             raise self.problem
         return self._orders.popleft()
 
+    @property
+    def refused(self) -> Refuse | None:
+        """The refusal that the fabric has ended the call with, if the handler has not taken it yet."""
+        return next((order for order in self._orders if isinstance(order, Refuse)), None)
+
     def order(self, decision: Dispatch | Refuse) -> None:
         """What the fabric decided. An order that comes while an attempt runs replaces that attempt."""
         self._orders.append(decision)

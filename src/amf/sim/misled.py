@@ -40,9 +40,8 @@ class Misled(Profiles):
         self._inner.observe_gap(call, gap_s)
 
     def expected_output_tokens(self, call: Call) -> float:
-        """Never above the call's own limit, which is no prediction."""
-        expected = self._inner.expected_output_tokens(call) * self._error("output", call)
-        return min(expected, call.max_output_tokens) if call.max_output_tokens is not None else expected
+        """Not cut at the call's limit, which in a simulation is its true length: the error would only ever be downwards."""
+        return self._inner.expected_output_tokens(call) * self._error("output", call)
 
     def expected_service_s(self, call: Call) -> float:
         return self._inner.expected_service_s(call) * self._error("service", call)

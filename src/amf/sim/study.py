@@ -187,4 +187,4 @@ def _call_imbalance(records: RunRecords, workers: Sequence[Worker]) -> float | N
 def _without_effect(faults: FaultSpec, policies: Policies) -> list[str]:
     if not faults.metrics_staleness_s or policies.reads_reports:
         return []
-    return [f"[faults] metrics_staleness_s has no effect on {policies.name}: it counts its own calls"]
+    return ["[faults] metrics_staleness_s has no effect on policies that count their own calls"]
