@@ -1,4 +1,4 @@
-"""Workloads: recorded (Claude Code, Mooncake, Azure) and generated (coding sessions, graphs), as plans of block ids.
+"""Workloads: recorded (Claude Code, Mooncake, Azure, OpenTelemetry, the gateway), generated and mixed, as plans of block ids.
 
 `build` makes a workload of a scenario. Block ids below SHARED_BLOCKS are static text that all pipelines of a graph share
 (namespace `shared:<graph>`); all others belong to the prompt's namespace. Use `block_namespace` or `owned_runs` for both.
