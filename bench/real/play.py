@@ -1,0 +1,210 @@
+"""Sends a stream to a real vLLM and writes down what came of it.
+
+A wave is sent while the engine is paused. Each request is sent when the one before it has its response head and the engine
+core has answered a question that came after it, so that they are queued in the order of their names. A wave of one needs
+no pause. Block events come over ZMQ and are read by the gateway's own decoder and block index; one batch is one iteration.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import zmq
+import zmq.asyncio
+
+from amf.engines.blockindex import BlockIndex
+from amf.engines.engine import BlocksRemoved, BlocksStored
+from amf.engines.kvwire import BatchDecoder
+from amf.engines.metrics import SampleReader
+from real.iterations import IterationSeen, read_iterations
+from real.seen import Seen, Step
+from real.server import MODEL_NAME, Server
+from real.traffic import Ask, Stream, Wave
+
+QUIET_S = 0.5  # a wave's last events lag its last answer: how long to wait for one more
+_PREEMPTIONS = SampleReader(("vllm:num_preemptions_total",))
+
+
+@dataclass
+class Answer:
+    """One request's way. Seconds on the monotonic clock."""
+
+    sent_s: float
+    first_token_s: float = 0.0
+    end_s: float = 0.0
+    cached_tokens: int = 0
+    tokens: list[int] = field(default_factory=list)
+    came_last: int = 0  # tokens that came in one piece with the end
+
+
+class Player:
+    """A client of one server. Use `open_player`."""
+
+    def __init__(self, server: Server, session: aiohttp.ClientSession, events: "_Events") -> None:
+        self._server = server
+        self._session = session
+        self._events = events
+
+    async def play(self, stream: Stream) -> tuple[list[Wave], Seen]:
+        """The whole stream, from an empty cache on: the waves and the engine's account of them."""
+        await self.reset()
+        seen, waves, before = Seen(), list[Wave](), await self.preemptions()
+        first = len(self.iterations())
+        while (wave := stream.next_wave(seen.outputs)) is not None:
+            waves.append(wave)
+            for ask, answer in zip(wave, await self._wave(wave), strict=True):
+                seen.cached[ask.name] = answer.cached_tokens
+                seen.ends[ask.name] = answer.end_s
+                seen.came_last[ask.name] = answer.came_last
+                seen.outputs[ask.name] = tuple(answer.tokens)
+        seen.steps = await self._events.until_quiet()
+        seen.preemptions = await self.preemptions() - before
+        seen.iteration_tokens = [iteration.tokens for iteration in self.iterations()[first:]]
+        return waves, seen
+
+    async def reset(self) -> None:
+        """Forget all cached blocks and all events of before: the engine tells of the former with its next request."""
+        await self._post("/reset_prefix_cache")
+        await self.ask(Ask(name="reset", prompt=(3, 4, 5), output_tokens=1))
+        await self._events.until_quiet()
+
+    def iterations(self) -> Sequence[IterationSeen]:
+        """Since the server started."""
+        return read_iterations(self._server.log)
+
+    async def preemptions(self) -> int:
+        """Since the server started."""
+        async with self._session.get(self._server.url + "/metrics") as response:
+            return round(sum(sample.value for sample in _PREEMPTIONS.read(await response.text())))
+
+    async def ask(self, ask: Ask) -> Answer:
+        """Send one request and read its answer."""
+        return await self._read(await self._send(ask), ask)
+
+    async def _wave(self, wave: Wave) -> list[Answer]:
+        if len(wave) == 1:
+            return [await self.ask(wave[0])]
+        await self._post("/pause?mode=keep&clear_cache=false")
+        answers = []
+        for ask in wave:
+            answers.append(asyncio.create_task(self._read(await self._send(ask), ask)))
+            async with self._session.get(self._server.url + "/is_paused") as response:
+                response.raise_for_status()
+        await self._post("/resume")
+        return list(await asyncio.gather(*answers))
+
+    async def _send(self, ask: Ask) -> tuple[aiohttp.ClientResponse, float]:
+        body = {
+            "model": MODEL_NAME,
+            "prompt": list(ask.prompt),
+            "max_tokens": ask.output_tokens,
+            "ignore_eos": True,
+            "temperature": 0,
+            "stream": True,
+            "return_token_ids": True,
+        }
+        if self._server.setup.scheduling == "priority":
+            body["priority"] = ask.priority
+        sent_s = time.monotonic()
+        response = await self._session.post(
+            self._server.url + "/v1/completions", json=body, headers={"X-Request-Id": ask.name}
+        )
+        if response.status != 200:
+            raise RuntimeError(f"{ask.name}: status {response.status}: {await response.text()}")
+        return response, sent_s
+
+    async def _read(self, sent: tuple[aiohttp.ClientResponse, float], ask: Ask) -> Answer:
+        response, sent_s = sent
+        answer, rest = Answer(sent_s=sent_s), b""
+        async for piece in response.content.iter_any():
+            now_s = time.monotonic()
+            *lines, rest = (rest + piece).split(b"\n")
+            chunks = [json.loads(line[6:]) for line in lines if line.startswith(b"data: {")]
+            tokens = [token for chunk in chunks for choice in _choices(ask, chunk) for token in choice["token_ids"]]
+            if tokens:
+                answer.tokens += tokens
+                answer.first_token_s = answer.first_token_s or now_s
+                answer.end_s, answer.came_last = now_s, len(tokens)
+            for usage in (chunk["usage"] for chunk in chunks if chunk.get("usage")):
+                answer.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        if len(answer.tokens) != ask.output_tokens:
+            raise RuntimeError(f"{ask.name}: {len(answer.tokens)} tokens came, not {ask.output_tokens}")
+        return answer
+
+    async def _post(self, path: str) -> None:
+        async with self._session.post(self._server.url + path) as response:
+            response.raise_for_status()
+
+
+def _choices(ask: Ask, chunk: dict[str, Any]) -> list[dict[str, Any]]:
+    if "error" in chunk:
+        raise RuntimeError(f"{ask.name}: {chunk['error']}")
+    choices: list[dict[str, Any]] = chunk["choices"]
+    return choices
+
+
+class _Events:
+    """Batches of block events as steps."""
+
+    def __init__(self, socket: zmq.asyncio.Socket) -> None:
+        self._socket = socket
+        self._decoder = BatchDecoder()
+        self._index = BlockIndex()
+        self._next = -1
+
+    async def until_quiet(self) -> list[Step]:
+        """Everything since the last time asked. Raises RuntimeError if a batch was lost."""
+        steps = []
+        while await self._socket.poll(1_000 * QUIET_S):
+            _, number, payload = await self._socket.recv_multipart()
+            if self._next not in (-1, int.from_bytes(number, "big")):
+                raise RuntimeError(f"block events {self._next} to {int.from_bytes(number, 'big')} were lost")
+            self._next = int.from_bytes(number, "big") + 1
+            steps.append(self._step(payload))
+        return [step for step in steps if step.stored or step.removed]
+
+    def _step(self, payload: bytes) -> Step:
+        stored: list[int] = []
+        removed: list[int] = []
+        for event in self._decoder.decode(payload):
+            match event:
+                case BlocksStored():
+                    stored += self._index.stored(event)
+                case BlocksRemoved():
+                    removed += self._index.removed(event)
+                case _:
+                    self._index.clear()
+        return Step(stored=tuple(stored), removed=tuple(removed))
+
+
+@asynccontextmanager
+async def open_player(server: Server) -> AsyncIterator[Player]:
+    """A client whose subscription to the server's events stands before it sends anything."""
+    timeout = aiohttp.ClientTimeout(total=600)
+    context: zmq.asyncio.Context = zmq.asyncio.Context.instance()
+    socket: Any = context.socket(zmq.SUB)
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.setsockopt(zmq.SUBSCRIBE, b"")
+    socket.connect(server.kv_events)
+    connector = aiohttp.TCPConnector(limit=0)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector, read_bufsize=2**20) as session:
+            player = Player(server, session, _Events(socket))
+            await _subscribed(player, socket)
+            yield player
+    finally:
+        socket.close(linger=0)
+
+
+async def _subscribed(player: Player, socket: zmq.asyncio.Socket) -> None:
+    """Ask small things until their events arrive: a new subscription misses what was published before it stood."""
+    for attempt in range(40):
+        await player.ask(Ask(name=f"knock-{attempt}", prompt=tuple(range(3 + attempt, 103 + attempt)), output_tokens=1))
+        if await socket.poll(1_000 * QUIET_S):
+            return
+    raise RuntimeError("no block events arrive from the engine")
