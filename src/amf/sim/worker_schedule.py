@@ -46,12 +46,10 @@ class Scheduler:
         """The next iteration; its blocks are taken and findable, its results are not out. `remember`: do not look
         again at a request that memory refused until memory has changed in its favour (same outcome, less work)."""
         iteration = Iteration()
-        self._open_blocks(iteration)
+        self._open_and_fill_blocks(iteration)
         self._continue_prefill(iteration)
         iteration.decodes = self.lockstep.batch
         iteration.decode_kv_tokens = self.lockstep.kv_tokens
-        for live in self.lockstep.filling_block():
-            self._make_findable(live, live.request.prompt_tokens + live.offset + self.lockstep.tick, iteration)
         if not iteration.preempted:
             budget = self.config.token_budget - iteration.tokens
             while budget > 0 and self.may_admit(remember) and (taken := self._admit(budget, iteration)):
@@ -102,7 +100,7 @@ class Scheduler:
         if (prefilling := self._prefilling) is not None:
             chunk, computed = self.tokens_ahead(1), prefilling.computed
             self._take_blocks(prefilling, self._blocks_for(prefilling, ticks * chunk))
-            fills += [(ahead, -1, prefilling, computed + (ahead + 1) * chunk) for ahead in range(ticks)]
+            fills += [(ahead, prefilling.seq, prefilling, computed + (ahead + 1) * chunk) for ahead in range(ticks)]
             prefilling.computed += ticks * chunk
             self.stats.computed_tokens += ticks * chunk
         self._make_all_findable(fills)
@@ -201,10 +199,14 @@ class Scheduler:
         live, left = self._prefilling, self.config.token_budget - self.lockstep.batch
         return min(live.length - live.computed - ticks_ahead * left, left) if live else 0
 
-    def _open_blocks(self, iteration: Iteration) -> None:
-        for live in self.lockstep.needing_block():
-            if self._make_room(live, 1, iteration):
+    def _open_and_fill_blocks(self, iteration: Iteration) -> None:
+        """In order of admission, as vLLM does: what a decode fills is findable before a later one opens a block."""
+        opening, filling = self.lockstep.needing_block(), self.lockstep.filling_block()
+        for live in sorted({*opening, *filling}, key=lambda live: live.seq) if opening and filling else opening or filling:
+            if live in opening and self._make_room(live, 1, iteration):
                 self._take_blocks(live, 1, iteration)
+            if live in filling and live.phase >= 0:
+                self._make_findable(live, live.request.prompt_tokens + live.offset + self.lockstep.tick, iteration)
 
     def _continue_prefill(self, iteration: Iteration) -> None:
         live, tokens = self._prefilling, self._chunk()
