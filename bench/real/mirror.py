@@ -1,6 +1,7 @@
 """The simulated worker in the real one's place: the same requests in the same waves, an iteration being a second."""
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Sequence
 from typing import Literal, cast
 
 from amf.core.types import WorkerProfile
@@ -57,15 +58,21 @@ def sim_request(ask: Ask, output: Sequence[int], setup: Setup) -> SimRequest:
     )
 
 
-def mirror(waves: Sequence[Wave], outputs: Mapping[str, Sequence[int]], setup: Setup) -> Seen:
-    """The simulated worker's account of waves whose answers are known."""
+def mirror(waves: Sequence[Wave], real: Seen, setup: Setup) -> Seen:
+    """The simulated worker's account of waves that a real engine has served, each request arriving after as many
+    iterations."""
     worker = SimWorker(worker_config(setup, SECOND_PER_ITERATION))
-    seen, now_s = Seen(outputs={name: tuple(tokens) for name, tokens in outputs.items()}), 0.0
+    seen, now_s = Seen(outputs=real.outputs, arrivals=real.arrivals), 0.0
     for wave in waves:
-        for ask in wave:
-            worker.submit(sim_request(ask, outputs[ask.name], setup), now_s)
-        counted = _TokenCount(worker, [ask.name for ask in wave])
-        while worker.next_event_s() is not None:
+        coming = deque(wave)
+        counted = _TokenCount(worker)
+        while coming or worker.next_event_s() is not None:
+            while coming and real.arrivals[coming[0].name] <= now_s:
+                ask = coming.popleft()
+                worker.submit(sim_request(ask, real.outputs[ask.name], setup), now_s)
+                counted.add(ask.name)
+            if worker.next_event_s() is None:
+                raise RuntimeError(f"{coming[0].name} came after {real.arrivals[coming[0].name]} iterations, not {now_s}")
             now_s += 1.0
             events = worker.advance(now_s)
             _take_in(seen, events)
@@ -79,11 +86,15 @@ class _TokenCount:
     """Tokens of each iteration, from the outside: prefill tokens computed, and a token for each request that had one out
     except by the end of its prefill, which has been counted."""
 
-    def __init__(self, worker: SimWorker, names: Sequence[str]) -> None:
+    def __init__(self, worker: SimWorker) -> None:
         self._worker = worker
-        self._produced = dict.fromkeys(names, 0)
-        self._prefills = set(names)  # requests whose next token comes from a prefill
+        self._produced: dict[str, int] = {}
+        self._prefills: set[str] = set()  # requests whose next token comes from a prefill
         self._computed = worker.stats.computed_tokens
+
+    def add(self, name: str) -> None:
+        self._produced[name] = 0
+        self._prefills.add(name)
 
     def in_iteration(self, now_s: float, events: Sequence[SimEvent]) -> int:
         """Tokens of the iteration that has ended now, with these events. Call it for each."""

@@ -1,8 +1,8 @@
 """Sends a stream to a real vLLM and writes down what came of it.
 
-A wave is sent while the engine is paused. Each request is sent when the one before it has its response head and the engine
-core has answered a question that came after it, so that they are queued in the order of their names. A wave of one needs
-no pause. Block events come over ZMQ and are read by the gateway's own decoder and block index; one batch is one iteration.
+A group is sent while the engine is halted between two iterations. Each request is sent when the one before it has its response head and the engine
+core has answered a question that came after it, so that they are queued in the order of their names.
+Block events come over ZMQ and are read by the gateway's own decoder and block index; one batch is one iteration.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import aiohttp
@@ -26,7 +27,8 @@ from real.seen import Seen, Step
 from real.server import MODEL_NAME, Server
 from real.traffic import Ask, Stream, Wave
 
-QUIET_S = 0.5  # a wave's last events lag its last answer: how long to wait for one more
+QUIET_S = 0.5  # a stream's last events lag its last answer: how long to wait for one more
+LOG_S = 0.1  # the log lags the answers: how long it must say nothing new
 _PREEMPTIONS = SampleReader(("vllm:num_preemptions_total",))
 
 
@@ -39,6 +41,7 @@ class Answer:
     end_s: float = 0.0
     cached_tokens: int = 0
     tokens: list[int] = field(default_factory=list)
+    arrival: int = 0  # iterations before it
     came_last: int = 0  # tokens that came in one piece with the end
 
 
@@ -54,7 +57,7 @@ class Player:
         """The whole stream, from an empty cache on: the waves and the engine's account of them."""
         await self.reset()
         seen, waves, before = Seen(), list[Wave](), await self.preemptions()
-        first = len(self.iterations())
+        first = len(await self.iterations())
         while (wave := stream.next_wave(seen.outputs)) is not None:
             waves.append(wave)
             for ask, answer in zip(wave, await self._wave(wave), strict=True):
@@ -62,9 +65,10 @@ class Player:
                 seen.ends[ask.name] = answer.end_s
                 seen.came_last[ask.name] = answer.came_last
                 seen.outputs[ask.name] = tuple(answer.tokens)
+                seen.arrivals[ask.name] = answer.arrival - first
         seen.steps = await self._events.until_quiet()
         seen.preemptions = await self.preemptions() - before
-        seen.iteration_tokens = [iteration.tokens for iteration in self.iterations()[first:]]
+        seen.iteration_tokens = [iteration.tokens for iteration in (await self.iterations())[first:]]
         return waves, seen
 
     async def reset(self) -> None:
@@ -73,9 +77,13 @@ class Player:
         await self.ask(Ask(name="reset", prompt=(3, 4, 5), output_tokens=1))
         await self._events.until_quiet()
 
-    def iterations(self) -> Sequence[IterationSeen]:
-        """Since the server started."""
-        return read_iterations(self._server.log)
+    async def iterations(self) -> Sequence[IterationSeen]:
+        """Since the server started, the engine being idle or halted. Waits until its log says no more."""
+        size, found = -1, read_iterations(self._server.log)
+        while len(found) != size:
+            await asyncio.sleep(LOG_S)
+            size, found = len(found), read_iterations(self._server.log)
+        return found
 
     async def preemptions(self) -> int:
         """Since the server started."""
@@ -84,21 +92,33 @@ class Player:
 
     async def ask(self, ask: Ask) -> Answer:
         """Send one request and read its answer."""
-        return await self._read(await self._send(ask), ask)
+        response, answer = await self._send(ask)
+        await self._read(response, answer, ask)
+        return answer
 
     async def _wave(self, wave: Wave) -> list[Answer]:
-        if len(wave) == 1:
-            return [await self.ask(wave[0])]
-        await self._post("/pause?mode=keep&clear_cache=false")
-        answers = []
-        for ask in wave:
-            answers.append(asyncio.create_task(self._read(await self._send(ask), ask)))
-            async with self._session.get(self._server.url + "/is_paused") as response:
-                response.raise_for_status()
-        await self._post("/resume")
-        return list(await asyncio.gather(*answers))
+        answers: list[Answer] = []
+        tasks: list[asyncio.Task[None]] = []
+        for _, group in groupby(wave, key=lambda ask: ask.group):
+            asks = list(group)
+            if answers:
+                leader = next(place for place, ask in enumerate(wave) if ask.group == asks[0].group - 1)
+                while len(answers[leader].tokens) < asks[0].after_tokens and not tasks[leader].done():
+                    await asyncio.sleep(0.001)
+            await self._post("/pause?mode=keep&clear_cache=false")
+            arrival = len(await self.iterations())
+            for ask in asks:
+                response, answer = await self._send(ask)
+                answer.arrival = arrival
+                answers.append(answer)
+                tasks.append(asyncio.create_task(self._read(response, answer, ask)))
+                async with self._session.get(self._server.url + "/is_paused") as paused:
+                    paused.raise_for_status()
+            await self._post("/resume")
+        await asyncio.gather(*tasks)
+        return answers
 
-    async def _send(self, ask: Ask) -> tuple[aiohttp.ClientResponse, float]:
+    async def _send(self, ask: Ask) -> tuple[aiohttp.ClientResponse, Answer]:
         body = {
             "model": MODEL_NAME,
             "prompt": list(ask.prompt),
@@ -116,11 +136,10 @@ class Player:
         )
         if response.status != 200:
             raise RuntimeError(f"{ask.name}: status {response.status}: {await response.text()}")
-        return response, sent_s
+        return response, Answer(sent_s=sent_s)
 
-    async def _read(self, sent: tuple[aiohttp.ClientResponse, float], ask: Ask) -> Answer:
-        response, sent_s = sent
-        answer, rest = Answer(sent_s=sent_s), b""
+    async def _read(self, response: aiohttp.ClientResponse, answer: Answer, ask: Ask) -> None:
+        rest = b""
         async for piece in response.content.iter_any():
             now_s = time.monotonic()
             *lines, rest = (rest + piece).split(b"\n")
@@ -134,7 +153,6 @@ class Player:
                 answer.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         if len(answer.tokens) != ask.output_tokens:
             raise RuntimeError(f"{ask.name}: {len(answer.tokens)} tokens came, not {ask.output_tokens}")
-        return answer
 
     async def _post(self, path: str) -> None:
         async with self._session.post(self._server.url + path) as response:
@@ -191,7 +209,7 @@ async def open_player(server: Server) -> AsyncIterator[Player]:
     socket.setsockopt(zmq.RCVHWM, 0)
     socket.setsockopt(zmq.SUBSCRIBE, b"")
     socket.connect(server.kv_events)
-    connector = aiohttp.TCPConnector(limit=0)
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
     try:
         async with aiohttp.ClientSession(timeout=timeout, connector=connector, read_bufsize=2**20) as session:
             player = Player(server, session, _Events(socket))

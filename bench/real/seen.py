@@ -17,11 +17,12 @@ class Step:
 @dataclass
 class Seen:
     """By request name: cached tokens as in `usage`, time of its end on any clock, output token ids, how many of them came
-    in one piece with the end. `iteration_tokens`: how many tokens each iteration computed."""
+    in one piece with the end, iterations before it arrived. `iteration_tokens`: how many tokens each iteration computed."""
 
     cached: dict[str, int] = field(default_factory=dict)
     ends: dict[str, float] = field(default_factory=dict)
     outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    arrivals: dict[str, int] = field(default_factory=dict)
     came_last: dict[str, int] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     iteration_tokens: list[int] = field(default_factory=list)

@@ -1,7 +1,9 @@
 """Streams of requests whose every effect on an engine is determined: token-id prompts, output lengths set, arrivals in waves.
 
-A wave is queued as a whole, in order, before the engine schedules the first of it, and the next wave comes when the last of
-it has ended. So nothing depends on how fast the machine is. A session's next prompt is its whole history, the engine's own
+A wave's first group is queued as a whole, in order, before the engine schedules the first of it. Later groups are queued the
+same way while the engine is halted between two iterations; which two is read from its log, so the simulated worker can be
+given them at the same one. The next wave comes when the last of a wave has ended. So nothing depends on how fast the machine
+is. A session's next prompt is its whole history, the engine's own
 answers among it, and new tokens; sessions share system prompts; now and then a prompt is sent twice in one wave, so that two
 requests fill two blocks with the same content.
 """
@@ -17,12 +19,15 @@ _FIRST_ORDINARY_TOKEN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """One request. `priority`: lower is sooner; counts under priority scheduling only."""
+    """One request. `priority`: lower is sooner; counts under priority scheduling only. `group`: within its wave; it comes
+    when the first request of the group before has had `after_tokens` of its answer."""
 
     name: str
     prompt: tuple[int, ...]
     output_tokens: int
     priority: int = 0
+    group: int = 0
+    after_tokens: int = 0
 
 
 Wave = tuple[Ask, ...]
@@ -35,7 +40,8 @@ class Shape:
 
     seed: int
     waves: int
-    width: tuple[int, int]  # requests in a wave
+    width: tuple[int, int]  # requests in a group
+    groups: int = 1  # in a wave
     system_prompts: int = 3
     system_tokens: tuple[int, int] = (40, 300)
     turn_tokens: tuple[int, int] = (5, 200)
@@ -70,18 +76,31 @@ class Stream:
             return None
         wave: list[Ask] = []
         busy: set[int] = set()
-        for _ in range(self._random.randint(*self.shape.width)):
-            if wave and self._random.random() < self.shape.twice:
-                prompt = self._random.choice(wave).prompt
-                wave.append(self._ask(len(wave), prompt))
-                continue
-            session = self._session(busy)
-            busy.add(session)
-            ask = self._ask(len(wave), self._history[session] + self._tokens(self.shape.turn_tokens))
-            wave.append(ask)
-            self._open.append((ask, session))
+        for group in range(self.shape.groups):
+            leader = next((ask for ask in wave if ask.group == group - 1), None)
+            after = self._random.randint(1, leader.output_tokens) if leader else 0
+            for _ in range(self._random.randint(*self.shape.width)):
+                self._add(wave, busy, group, after)
         self._made += 1
         return tuple(wave)
+
+    def _add(self, wave: list[Ask], busy: set[int], group: int, after_tokens: int) -> None:
+        again = bool(wave) and self._random.random() < self.shape.twice
+        session = -1 if again else self._session(busy)
+        ask = Ask(
+            name=f"w{self._made:03}-{len(wave):02}",
+            prompt=self._random.choice(wave).prompt
+            if again
+            else self._history[session] + self._tokens(self.shape.turn_tokens),
+            output_tokens=self._random.randint(*self.shape.output_tokens),
+            priority=self._random.randrange(self.shape.priorities),
+            group=group,
+            after_tokens=after_tokens,
+        )
+        wave.append(ask)
+        if not again:
+            busy.add(session)
+            self._open.append((ask, session))
 
     def _session(self, busy: set[int]) -> int:
         longest = self.shape.context_tokens - self.shape.turn_tokens[1] - self.shape.output_tokens[1]
@@ -90,14 +109,6 @@ class Stream:
             return self._random.choice(free)
         self._history.append(self._random.choice(self._systems))
         return len(self._history) - 1
-
-    def _ask(self, place: int, prompt: tuple[int, ...]) -> Ask:
-        return Ask(
-            name=f"w{self._made:03}-{place:02}",
-            prompt=prompt,
-            output_tokens=self._random.randint(*self.shape.output_tokens),
-            priority=self._random.randrange(self.shape.priorities),
-        )
 
     def _tokens(self, bounds: tuple[int, int]) -> tuple[int, ...]:
         return tuple(self._random.choices(range(_FIRST_ORDINARY_TOKEN, VOCABULARY), k=self._random.randint(*bounds)))
