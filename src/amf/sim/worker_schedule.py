@@ -3,7 +3,8 @@
 Running requests come first. Decodes take a token each and a new block when they open one; then the one prefill that
 did not fit in the last iteration goes on (there is never more than one: nothing is admitted unless every older
 prefill got all it asked for). When a block is missing, a victim loses all of its blocks and goes back to the front of
-the queue. In an iteration without a victim, waiting requests are then admitted, in order and none past another, while
+the queue; where that is the very request that misses the block, those admitted after it sit this iteration out. In an
+iteration without a victim, waiting requests are then admitted, in order and none past another, while
 tokens, sequences and memory last. A request needs room for its whole known length to be admitted, but takes blocks
 only as it computes.
 
@@ -161,6 +162,9 @@ class Scheduler:
                 ended.append(live)
             else:
                 self.lockstep.join(live)
+        for live in iteration.stalled:
+            if live is not self._prefilling:
+                self.lockstep.join(live)
         for live in ended:
             self._vacate(live)
         return firsts, ended
@@ -203,13 +207,26 @@ class Scheduler:
         """In order of admission, as vLLM does: what a decode fills is findable before a later one opens a block."""
         opening, filling = self.lockstep.needing_block(), self.lockstep.filling_block()
         for live in sorted({*opening, *filling}, key=lambda live: live.seq) if opening and filling else opening or filling:
-            if live in opening and self._make_room(live, 1, iteration):
+            if live in opening and (seq := live.seq) >= 0:
+                if not self._make_room(live, 1, iteration):
+                    self._stall_after(seq, iteration)
+                    return
                 self._take_blocks(live, 1, iteration)
             if live in filling and live.phase >= 0:
                 self._make_findable(live, live.request.prompt_tokens + live.offset + self.lockstep.tick, iteration)
 
+    def _stall_after(self, seq: int, iteration: Iteration) -> None:
+        """A request was its own victim: vLLM looks at no running request behind it until the next iteration."""
+        iteration.stalled = [live for live in self.running.values() if live.seq > seq]
+        for live in iteration.stalled:
+            if live.phase >= 0:
+                self.lockstep.leave(live)
+                live.computed = live.length - 1
+
     def _continue_prefill(self, iteration: Iteration) -> None:
         live, tokens = self._prefilling, self._chunk()
+        if live in iteration.stalled:
+            return
         if live is not None and self._make_room(live, self._blocks_for(live, tokens), iteration):
             self._prefill(live, tokens, iteration)
 
