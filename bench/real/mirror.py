@@ -72,7 +72,9 @@ def mirror(waves: Sequence[Wave], real: Seen, setup: Setup) -> Seen:
                 worker.submit(sim_request(ask, real.outputs[ask.name], setup), now_s)
                 counted.add(ask.name)
             if worker.next_event_s() is None:
-                raise RuntimeError(f"{coming[0].name} came after {real.arrivals[coming[0].name]} iterations, not {now_s}")
+                raise RuntimeError(
+                    f"{coming[0].name} came after {real.arrivals[coming[0].name]} iterations, not {now_s}"
+                )
             now_s += 1.0
             events = worker.advance(now_s)
             _take_in(seen, events)

@@ -1,7 +1,7 @@
 """Sends a stream to a real vLLM and writes down what came of it.
 
-A group is sent while the engine is halted between two iterations. Each request is sent when the one before it has its response head and the engine
-core has answered a question that came after it, so that they are queued in the order of their names.
+A group is sent while the engine is halted between two iterations. Each request is sent when the one before it has its response
+head and the engine core has answered a question that came after it, so that they are queued in the order of their names.
 Block events come over ZMQ and are read by the gateway's own decoder and block index; one batch is one iteration.
 """
 

@@ -1,22 +1,20 @@
-"""A real vLLM server on free local ports, for as long as a `with` block lasts. Nothing outlives it: the server is asked to end,
-then made to, and the kernel tells it to if this process is killed.
+"""A real vLLM server on free local ports, for as long as a `with` block lasts; nothing outlives it (see keeper.py).
 
-Flags that make its behaviour repeatable, and why:
-`--load-format dummy` (random weights, the same each time) and `--enforce-eager` (no graphs to compile or to pad batches for);
-one thread. vLLM turns asynchronous scheduling off on CPU whatever is asked. `--enable-logging-iteration-details` makes it log how
-many tokens each iteration had and how long it took. VLLM_SERVER_DEV_MODE opens /pause and /resume, with which requests are
-queued in a known order before the first is scheduled.
+Flags that make its behaviour repeatable, and why: `--load-format dummy` (random weights, the same each time) and
+`--enforce-eager` (no graphs to compile or to pad batches for); one thread. vLLM turns asynchronous scheduling off on CPU,
+whatever is asked. `--enable-logging-iteration-details` makes it log how many tokens each iteration had and how long it took.
+VLLM_SERVER_DEV_MODE opens /pause and /resume, with which requests are queued in a known order before the first is scheduled.
+It runs at low priority, so that its answers are read as they come.
 """
 
-import ctypes
 import os
-import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from json import dumps
 from pathlib import Path
@@ -28,8 +26,7 @@ ENVIRONMENT = ROOT / ".venv-engines"
 MODEL_NAME = "tiny"
 CONTEXT_TOKENS = 16_384
 START_S = 240.0
-STOP_S = 20.0
-_PR_SET_PDEATHSIG = 1
+KEEPER = Path(__file__).parent / "keeper.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +65,6 @@ class Setup:
 class Server:
     setup: Setup
     url: str
-    pid: int
     log: Path
     kv_events: str
 
@@ -92,21 +88,22 @@ def vllm(setup: Setup, folder: Path) -> Iterator[Server]:
     arguments = [program, "serve", str(model), "--host", "127.0.0.1", "--port", str(port), *setup.flags()]
     log = folder / f"vllm-{port}.log"
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            [*arguments, "--kv-events-config", dumps(publisher)],
+        keeper = subprocess.Popen(
+            [sys.executable, KEEPER, "nice", "-n", "10", *arguments, "--kv-events-config", dumps(publisher)],
             env=_environment(),
+            stdin=subprocess.PIPE,
             stdout=out,
             stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_begin,
         )
     try:
-        server = Server(setup=setup, url=f"http://127.0.0.1:{port}", pid=process.pid, log=log, kv_events=kv_events)
-        _wait_until_healthy(server, process)
+        server = Server(setup=setup, url=f"http://127.0.0.1:{port}", log=log, kv_events=kv_events)
+        _wait_until_healthy(server, keeper)
         yield server
     finally:
-        _stop(process)
+        assert keeper.stdin is not None
+        keeper.stdin.close()
+        keeper.wait()
 
 
 def _environment() -> dict[str, str]:
@@ -123,12 +120,6 @@ def _environment() -> dict[str, str]:
     }
     foreign = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONHASHSEED")
     return {name: value for name, value in os.environ.items() if name not in foreign} | own
-
-
-def _begin() -> None:
-    """In the server's process: behind this one for the processor, so that answers are read as they come; to end with it."""
-    os.nice(10)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -158,17 +149,3 @@ def _tail(log: Path) -> str:
     """What it complained of, and where to read on."""
     complaints = [line for line in log.read_text(errors="replace").splitlines() if "Error: " in line]
     return "\n".join([*complaints[-5:], f"(its log: {log})"])
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the server and the processes it started, which share its process group."""
-    for word in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is None:
-            process.send_signal(word)
-        try:
-            process.wait(STOP_S)
-            break
-        except subprocess.TimeoutExpired:
-            continue
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)

@@ -58,14 +58,14 @@ class Stream:
 
     shape: Shape
     _random: Random = field(init=False)
-    _systems: list[tuple[int, ...]] = field(init=False)
+    systems: list[tuple[int, ...]] = field(init=False)
     _history: list[tuple[int, ...]] = field(default_factory=list)  # one for each session
     _open: list[tuple[Ask, int]] = field(default_factory=list)  # asked in the last wave, by session
     _made: int = 0
 
     def __post_init__(self) -> None:
         self._random = Random(self.shape.seed)
-        self._systems = [self._tokens(self.shape.system_tokens) for _ in range(self.shape.system_prompts)]
+        self.systems = [self.tokens(self.shape.system_tokens) for _ in range(self.shape.system_prompts)]
 
     def next_wave(self, answers: Answers) -> Wave | None:
         """The next wave, or None at the end. `answers` holds those to all waves before it."""
@@ -91,7 +91,7 @@ class Stream:
             name=f"w{self._made:03}-{len(wave):02}",
             prompt=self._random.choice(wave).prompt
             if again
-            else self._history[session] + self._tokens(self.shape.turn_tokens),
+            else self._history[session] + self.tokens(self.shape.turn_tokens),
             output_tokens=self._random.randint(*self.shape.output_tokens),
             priority=self._random.randrange(self.shape.priorities),
             group=group,
@@ -107,8 +107,9 @@ class Stream:
         free = [index for index, tokens in enumerate(self._history) if index not in busy and len(tokens) <= longest]
         if free and self._random.random() >= self.shape.new_session:
             return self._random.choice(free)
-        self._history.append(self._random.choice(self._systems))
+        self._history.append(self._random.choice(self.systems))
         return len(self._history) - 1
 
-    def _tokens(self, bounds: tuple[int, int]) -> tuple[int, ...]:
+    def tokens(self, bounds: tuple[int, int]) -> tuple[int, ...]:
+        """Random tokens, of a random number within the bounds."""
         return tuple(self._random.choices(range(_FIRST_ORDINARY_TOKEN, VOCABULARY), k=self._random.randint(*bounds)))

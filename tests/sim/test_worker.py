@@ -143,7 +143,9 @@ def test_twins_in_one_iteration_share_blocks_as_they_are_filled() -> None:
 def test_an_iteration_stores_blocks_in_order_of_admission() -> None:
     worker = make()
     worker.submit(request("a", prompt=31, output=20), 0.0)
-    worker.submit(request("b", prompt=500, output=1, keys=500), 0.0)  # 225 tokens, then 255 beside the decode that fills
+    worker.submit(
+        request("b", prompt=500, output=1, keys=500), 0.0
+    )  # 225 tokens, then 255 beside the decode that fills
     second = [event for event in run_out(worker) if isinstance(event, BlocksStored)][2:4]
     assert [(event.request_id, event.first_block) for event in second] == [("a", 1), ("b", 14)]
     assert second[0].at_s == second[1].at_s
