@@ -42,7 +42,7 @@ class Answer:
     cached_tokens: int = 0
     tokens: list[int] = field(default_factory=list)
     arrival: int = 0  # iterations before it
-    came_last: int = 0  # tokens that came in one piece with the end
+    times_s: list[float] = field(default_factory=list)  # when each token came
 
 
 class Player:
@@ -57,18 +57,21 @@ class Player:
         """The whole stream, from an empty cache on: the waves and the engine's account of them."""
         await self.reset()
         seen, waves, before = Seen(), list[Wave](), await self.preemptions()
-        first = len(await self.iterations())
+        first, came_s = len(await self.iterations()), dict[str, list[float]]()
         while (wave := stream.next_wave(seen.outputs)) is not None:
             waves.append(wave)
             for ask, answer in zip(wave, await self._wave(wave), strict=True):
                 seen.cached[ask.name] = answer.cached_tokens
                 seen.ends[ask.name] = answer.end_s
-                seen.came_last[ask.name] = answer.came_last
+                came_s[ask.name] = answer.times_s
                 seen.outputs[ask.name] = tuple(answer.tokens)
                 seen.arrivals[ask.name] = answer.arrival - first
         seen.steps = await self._events.until_quiet()
         seen.preemptions = await self.preemptions() - before
-        seen.iteration_tokens = [iteration.tokens for iteration in (await self.iterations())[first:]]
+        iterations = (await self.iterations())[first:]
+        seen.iteration_tokens = [iteration.tokens for iteration in iterations]
+        shortest_s = min(iteration.elapsed_s for iteration in iterations)
+        seen.held_up = {name: held_up(times_s, shortest_s) for name, times_s in came_s.items()}
         return waves, seen
 
     async def reset(self) -> None:
@@ -148,7 +151,8 @@ class Player:
             if tokens:
                 answer.tokens += tokens
                 answer.first_token_s = answer.first_token_s or now_s
-                answer.end_s, answer.came_last = now_s, len(tokens)
+                answer.times_s += [now_s] * len(tokens)
+                answer.end_s = now_s
             for usage in (chunk["usage"] for chunk in chunks if chunk.get("usage")):
                 answer.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         if len(answer.tokens) != ask.output_tokens:
@@ -157,6 +161,11 @@ class Player:
     async def _post(self, path: str) -> None:
         async with self._session.post(self._server.url + path) as response:
             response.raise_for_status()
+
+
+def held_up(times_s: Sequence[float], shortest_s: float) -> int:
+    """How many of the last tokens came faster than iterations of `shortest_s` can make them: 1 if none did."""
+    return max(n for n in range(1, len(times_s) + 1) if n == 1 or times_s[-1] - times_s[-n] < (n - 1) * shortest_s)
 
 
 def _choices(ask: Ask, chunk: dict[str, Any]) -> list[dict[str, Any]]:

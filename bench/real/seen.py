@@ -16,14 +16,15 @@ class Step:
 
 @dataclass
 class Seen:
-    """By request name: cached tokens as in `usage`, time of its end on any clock, output token ids, how many of them came
-    in one piece with the end, iterations before it arrived. `iteration_tokens`: how many tokens each iteration computed."""
+    """By request name: cached tokens as in `usage`, time of its end on any clock, output token ids, iterations before it
+    arrived, how many of its last tokens came faster than they can have been made. `iteration_tokens`: how many tokens each
+    iteration computed."""
 
     cached: dict[str, int] = field(default_factory=dict)
     ends: dict[str, float] = field(default_factory=dict)
     outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
     arrivals: dict[str, int] = field(default_factory=dict)
-    came_last: dict[str, int] = field(default_factory=dict)
+    held_up: dict[str, int] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     iteration_tokens: list[int] = field(default_factory=list)
     preemptions: int = 0
@@ -42,8 +43,9 @@ class Agreement:
     """How much of two accounts is the same. Of two numbers the first is the real engine's.
 
     Pairs are requests of one wave of which the simulated worker ends one in an earlier iteration than the other. A pair is
-    *together* if the real engine's answers ended the other way round, but its API server had gathered the later one's
-    last tokens since before the earlier one's end and handed them out in one go: which was first cannot be seen.
+    *together* if the real engine's answers ended the other way round, but the later one's last tokens came faster than
+    iterations can make them and reach back to before the earlier one's end: its API server had held them up, and which
+    was first cannot be seen.
     """
 
     requests: int
@@ -91,7 +93,7 @@ def compare(real: Seen, simulated: Seen) -> Agreement:
         pairs_in_order=sum(real.ends[one] < real.ends[other] for one, other in pairs),
         pairs_together=sum(
             real.ends[one] >= real.ends[other]
-            and simulated.ends[other] - real.came_last[other] + 1 <= simulated.ends[one]
+            and simulated.ends[other] - real.held_up[other] + 1 <= simulated.ends[one]
             for one, other in pairs
         ),
         evictions=(len(real.removed), len(simulated.removed)),

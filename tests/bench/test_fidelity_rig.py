@@ -51,7 +51,7 @@ def test_a_stream_is_the_same_every_time_and_goes_on_with_the_answers(real: Modu
 
 def test_an_account_equals_itself_and_nothing_else(real: ModuleType) -> None:
     seen = account(real)
-    seen.came_last = dict.fromkeys(seen.ends, 1)
+    seen.held_up = dict.fromkeys(seen.ends, 1)
     agreement = real.seen.compare(seen, seen)
     assert agreement.exact and agreement.preemptions[0] > 0 and agreement.evictions[0] > 0
     name = next(iter(seen.cached))
@@ -68,12 +68,19 @@ def test_an_account_equals_itself_and_nothing_else(real: ModuleType) -> None:
         assert not real.seen.compare(other, seen).exact
 
 
-def test_ends_that_came_in_one_piece_have_no_order(real: ModuleType) -> None:
+def test_ends_that_were_held_up_have_no_order(real: ModuleType) -> None:
     simulated = real.seen.Seen(cached={"w-0": 0, "w-1": 0}, ends={"w-0": 5.0, "w-1": 9.0})
     for last, together in ((1, 0), (5, 1)):
-        reversed_ = replace(simulated, ends={"w-0": 2.0, "w-1": 1.0}, came_last={"w-0": 1, "w-1": last})
+        reversed_ = replace(simulated, ends={"w-0": 2.0, "w-1": 1.0}, held_up={"w-0": 1, "w-1": last})
         agreement = real.seen.compare(reversed_, simulated)
         assert (agreement.pairs, agreement.pairs_in_order, agreement.pairs_together) == (1, 0, together)
+
+
+def test_tokens_that_come_faster_than_iterations_were_held_up(real: ModuleType) -> None:
+    held_up = importlib.import_module("real.play").held_up
+    assert held_up([0.0, 1.0, 2.0], 0.5) == 1
+    assert held_up([0.0, 1.0, 2.0, 2.1, 2.2], 0.5) == 4
+    assert held_up([2.0] * 7, 0.5) == 7
 
 
 def test_the_log_of_iterations_is_read(real: ModuleType, tmp_path: Path) -> None:
