@@ -47,8 +47,11 @@ class Scheduler:
         """The next iteration; its blocks are taken and findable, its results are not out. `remember`: do not look
         again at a request that memory refused until memory has changed in its favour (same outcome, less work)."""
         iteration = Iteration()
-        self._open_and_fill_blocks(iteration)
-        self._continue_prefill(iteration)
+        self._open_blocks(iteration)
+        chunk = self._make_room_for_prefill(iteration)
+        self._fill_blocks(iteration)
+        if chunk and self._prefilling:
+            self._prefill(self._prefilling, chunk, iteration)
         iteration.decodes = self.lockstep.batch
         iteration.decode_kv_tokens = self.lockstep.kv_tokens
         if not iteration.preempted:
@@ -203,17 +206,18 @@ class Scheduler:
         live, left = self._prefilling, self.config.token_budget - self.lockstep.batch
         return min(live.length - live.computed - ticks_ahead * left, left) if live else 0
 
-    def _open_and_fill_blocks(self, iteration: Iteration) -> None:
-        """In order of admission, as vLLM does: what a decode fills is findable before a later one opens a block."""
-        opening, filling = self.lockstep.needing_block(), self.lockstep.filling_block()
-        for live in sorted({*opening, *filling}, key=lambda live: live.seq) if opening and filling else opening or filling:
-            if live in opening and (seq := live.seq) >= 0:
-                if not self._make_room(live, 1, iteration):
-                    self._stall_after(seq, iteration)
-                    return
-                self._take_blocks(live, 1, iteration)
-            if live in filling and live.phase >= 0:
-                self._make_findable(live, live.request.prompt_tokens + live.offset + self.lockstep.tick, iteration)
+    def _open_blocks(self, iteration: Iteration) -> None:
+        for live in self.lockstep.needing_block():
+            if (seq := live.seq) < 0:  # a victim by now
+                continue
+            if not self._make_room(live, 1, iteration):
+                self._stall_after(seq, iteration)
+                return
+            self._take_blocks(live, 1, iteration)
+
+    def _fill_blocks(self, iteration: Iteration) -> None:
+        for live in self.lockstep.filling_block():
+            self._make_findable(live, live.request.prompt_tokens + live.offset + self.lockstep.tick, iteration)
 
     def _stall_after(self, seq: int, iteration: Iteration) -> None:
         """A request was its own victim: vLLM looks at no running request behind it until the next iteration."""
@@ -223,12 +227,12 @@ class Scheduler:
                 self.lockstep.leave(live)
                 live.computed = live.length - 1
 
-    def _continue_prefill(self, iteration: Iteration) -> None:
+    def _make_room_for_prefill(self, iteration: Iteration) -> int:
+        """Tokens that the prefill under way gets in this iteration, its blocks being free."""
         live, tokens = self._prefilling, self._chunk()
-        if live in iteration.stalled:
-            return
-        if live is not None and self._make_room(live, self._blocks_for(live, tokens), iteration):
-            self._prefill(live, tokens, iteration)
+        if live is None or live in iteration.stalled:
+            return 0
+        return tokens if self._make_room(live, self._blocks_for(live, tokens), iteration) else 0
 
     def _make_room(self, live: Live, blocks: int, iteration: Iteration) -> bool:
         """Preempt until `blocks` are free. False if `live` itself had to go, now or before."""
