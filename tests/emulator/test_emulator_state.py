@@ -55,7 +55,7 @@ async def test_capacity_is_discoverable():
             info = next(line for line in (await response.text()).splitlines() if line.startswith("vllm:cache_config"))
         async with client.get("/v1/models") as response:
             (model,) = (await response.json())["data"]
-    for label in ('block_size="32"', 'num_gpu_blocks="5000"', 'kv_cache_size_tokens="160000"', 'engine="0"'):
+    for label in ('block_size="32"', 'num_gpu_blocks="5001"', 'kv_cache_size_tokens="160032"', 'engine="0"'):
         assert label in info
     assert model["id"] == "llama-3.1-8b"
     assert model["max_model_len"] == 160_000  # as far as the memory holds it

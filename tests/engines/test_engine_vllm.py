@@ -94,7 +94,7 @@ async def test_probe_tells_all_that_the_engine_tells(session: aiohttp.ClientSess
             models=("tiny",),
             version="0.32.0",
             block_tokens=32,
-            kv_tokens=524288,
+            kv_tokens=524256,
             max_model_tokens=16384,
             capabilities=Capabilities(kv_events=True, priority="lower-first", token_prompts=True, tokenize=True),
         )
@@ -106,7 +106,7 @@ async def test_probe_tells_all_that_the_engine_tells(session: aiohttp.ClientSess
 @pytest.mark.parametrize(
     ("labels", "block_tokens", "kv_tokens"),
     [
-        ('block_size="16",num_gpu_blocks="100"', 16, 1600),
+        ('block_size="16",num_gpu_blocks="100"', 16, 1584),
         ('block_size="16",num_gpu_blocks="None"', 16, None),
         ('block_size="auto",kv_cache_size_tokens="x"', None, None),
         ("", None, None),

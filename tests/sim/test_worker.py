@@ -140,6 +140,17 @@ def test_twins_in_one_iteration_share_blocks_as_they_are_filled() -> None:
     assert [(event.request_id, event.cached_tokens) for event in started] == [("a", 0), ("b", 48)]
 
 
+def test_an_iteration_stores_blocks_in_order_of_admission() -> None:
+    worker = make()
+    worker.submit(request("a", prompt=31, output=20), 0.0)
+    worker.submit(
+        request("b", prompt=500, output=1, keys=500), 0.0
+    )  # 225 tokens, then 255 beside the decode that fills
+    second = [event for event in run_out(worker) if isinstance(event, BlocksStored)][2:4]
+    assert [(event.request_id, event.first_block) for event in second] == [("a", 1), ("b", 14)]
+    assert second[0].at_s == second[1].at_s
+
+
 def test_without_prefix_caching_nothing_is_found_or_told() -> None:
     worker = make(replace(CONFIG, prefix_caching=False))
     for at_s in (0.0, 50.0):
@@ -248,6 +259,24 @@ def test_priority_preempts_the_least_urgent() -> None:
     events = run_out(worker)
     assert [event.request_id for event in of(Preempted, events)] == ["late"]
     assert [event.request_id for event in of(Finished, events)] == ["soon", "late"]
+
+
+def test_who_preempts_itself_stalls_all_behind_it_for_an_iteration() -> None:
+    second = replace(PROFILE, flops_per_token=0.0, attention_flops=0.0, dense_weight_bytes=0.0, kv_bytes_per_token=0.0)
+    profile = replace(second, iteration_overhead_s=1.0)
+    worker = make(replace(CONFIG, profile=profile, kv_tokens=112, scheduling="priority"))
+    worker.submit(request("first", prompt=10, output=6, priority=0), 0.0)
+    worker.submit(request("low", prompt=31, output=40, keys=200, priority=9), 0.0)
+    worker.advance(0.5)
+    for name, keys in (("b", 400), ("c", 600)):  # seven blocks are taken when "low" opens one, in iteration 2
+        worker.submit(request(name, prompt=31, output=3, keys=keys, priority=1), 0.5)
+    seen = []
+    for end_s in (1.0, 2.0, 3.0, 4.0):
+        worker.advance(end_s)
+        seen.append([worker.progress(name, end_s) for name in ("first", "low", "b", "c")])
+    assert seen == [[1, 1, 0, 0], [2, 2, 1, 1], [3, 2, 1, 1], [4, 2, 2, 2]]
+    ends = {event.request_id: event.at_s for event in of(Finished, run_out(worker))}
+    assert (ends["first"], ends["b"], ends["c"]) == (6.0, 5.0, 5.0) and ends["low"] > 6.0
 
 
 @pytest.mark.parametrize(("by_priority", "order"), [(False, "cbad"), (True, "abcd")])

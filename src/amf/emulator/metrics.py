@@ -87,13 +87,15 @@ class CacheInfo:
     prefix_caching: bool
 
     def labels(self) -> Mapping[str, str]:
+        """As vLLM does, it counts a block that requests cannot use."""
+        blocks = self.blocks + 1
         return {
             "block_size": str(self.block_tokens),
             "cache_dtype": self.kv_format,
             "enable_prefix_caching": str(self.prefix_caching),
             "hash_block_size": str(self.block_tokens),
-            "kv_cache_size_tokens": str(self.block_tokens * self.blocks),
-            "num_gpu_blocks": str(self.blocks),
+            "kv_cache_size_tokens": str(self.block_tokens * blocks),
+            "num_gpu_blocks": str(blocks),
             "prefix_caching_hash_algo": "xxh3_64",
         }
 

@@ -159,6 +159,7 @@ def _whole(text: str | None) -> int | None:
 
 
 def _kv_tokens(labels: Mapping[str, str]) -> int:
-    """The KV cache of one rank in tokens, 0 if it does not tell."""
-    blocks, block_tokens = _whole(labels.get("num_gpu_blocks")), _whole(labels.get("block_size"))
-    return _whole(labels.get("kv_cache_size_tokens")) or (blocks or 0) * (block_tokens or 0)
+    """What requests can use of one rank's KV cache, in tokens, 0 if it does not tell. vLLM counts one block that it keeps for
+    itself."""
+    blocks, block_tokens = _whole(labels.get("num_gpu_blocks")), _whole(labels.get("block_size")) or 0
+    return max(0, (_whole(labels.get("kv_cache_size_tokens")) or (blocks or 0) * block_tokens) - block_tokens)

@@ -108,9 +108,13 @@ class Lockstep:
             done.append(live)
         return done
 
+    @staticmethod
+    def _is_end(tick: int, seq: int, live: Live) -> bool:
+        return live.phase >= 0 and live.seq == seq and live.target - live.offset == tick
+
     def _next_end(self) -> int:
         ends = self._ends
-        while ends[0][2].phase < 0 or ends[0][2].seq != ends[0][1]:  # left before its end
+        while not self._is_end(*ends[0]):  # left before its end, and perhaps came back
             heapq.heappop(ends)
         return ends[0][0]
 

@@ -3,7 +3,8 @@
 Running requests come first. Decodes take a token each and a new block when they open one; then the one prefill that
 did not fit in the last iteration goes on (there is never more than one: nothing is admitted unless every older
 prefill got all it asked for). When a block is missing, a victim loses all of its blocks and goes back to the front of
-the queue. In an iteration without a victim, waiting requests are then admitted, in order and none past another, while
+the queue; where that is the very request that misses the block, those admitted after it sit this iteration out. In an
+iteration without a victim, waiting requests are then admitted, in order and none past another, while
 tokens, sequences and memory last. A request needs room for its whole known length to be admitted, but takes blocks
 only as it computes.
 
@@ -46,11 +47,12 @@ class Scheduler:
         again at a request that memory refused until memory has changed in its favour (same outcome, less work)."""
         iteration = Iteration()
         self._open_blocks(iteration)
-        self._continue_prefill(iteration)
+        chunk = self._make_room_for_prefill(iteration)
+        self._fill_blocks(iteration)
+        if chunk and self._prefilling:
+            self._prefill(self._prefilling, chunk, iteration)
         iteration.decodes = self.lockstep.batch
         iteration.decode_kv_tokens = self.lockstep.kv_tokens
-        for live in self.lockstep.filling_block():
-            self._make_findable(live, live.request.prompt_tokens + live.offset + self.lockstep.tick, iteration)
         if not iteration.preempted:
             budget = self.config.token_budget - iteration.tokens
             while budget > 0 and self.may_admit(remember) and (taken := self._admit(budget, iteration)):
@@ -101,7 +103,7 @@ class Scheduler:
         if (prefilling := self._prefilling) is not None:
             chunk, computed = self.tokens_ahead(1), prefilling.computed
             self._take_blocks(prefilling, self._blocks_for(prefilling, ticks * chunk))
-            fills += [(ahead, -1, prefilling, computed + (ahead + 1) * chunk) for ahead in range(ticks)]
+            fills += [(ahead, prefilling.seq, prefilling, computed + (ahead + 1) * chunk) for ahead in range(ticks)]
             prefilling.computed += ticks * chunk
             self.stats.computed_tokens += ticks * chunk
         self._make_all_findable(fills)
@@ -169,6 +171,9 @@ class Scheduler:
                 ended.append(live)
             else:
                 self.lockstep.join(live)
+        for live in iteration.stalled:
+            if live is not self._prefilling:
+                self.lockstep.join(live)
         for live in ended:
             self._vacate(live)
         return firsts, ended
@@ -218,13 +223,31 @@ class Scheduler:
 
     def _open_blocks(self, iteration: Iteration) -> None:
         for live in self.lockstep.needing_block():
-            if self._make_room(live, 1, iteration):
-                self._take_blocks(live, 1, iteration)
+            if (seq := live.seq) < 0:  # a victim by now
+                continue
+            if not self._make_room(live, 1, iteration):
+                self._stall_after(seq, iteration)
+                return
+            self._take_blocks(live, 1, iteration)
 
-    def _continue_prefill(self, iteration: Iteration) -> None:
+    def _fill_blocks(self, iteration: Iteration) -> None:
+        for live in self.lockstep.filling_block():
+            self._make_findable(live, live.request.prompt_tokens + live.offset + self.lockstep.tick, iteration)
+
+    def _stall_after(self, seq: int, iteration: Iteration) -> None:
+        """A request was its own victim: vLLM looks at no running request behind it until the next iteration."""
+        iteration.stalled = [live for live in self.running.values() if live.seq > seq]
+        for live in iteration.stalled:
+            if live.phase >= 0:
+                self.lockstep.leave(live)
+                live.computed = live.length - 1
+
+    def _make_room_for_prefill(self, iteration: Iteration) -> int:
+        """Tokens that the prefill under way gets in this iteration, its blocks being free."""
         live, tokens = self._prefilling, self._chunk()
-        if live is not None and self._make_room(live, self._blocks_for(live, tokens), iteration):
-            self._prefill(live, tokens, iteration)
+        if live is None or live in iteration.stalled:
+            return 0
+        return tokens if self._make_room(live, self._blocks_for(live, tokens), iteration) else 0
 
     def _make_room(self, live: Live, blocks: int, iteration: Iteration) -> bool:
         """Preempt until `blocks` are free. False if `live` itself had to go, now or before."""

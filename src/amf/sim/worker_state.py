@@ -59,6 +59,7 @@ class Iteration:
     chunks: list[tuple[Live, int, int]] = field(default_factory=list)  # request, new tokens, tokens before them
     started: list[Live] = field(default_factory=list)
     preempted: list[Live] = field(default_factory=list)
+    stalled: list[Live] = field(default_factory=list)  # running, but left out of this iteration
     stored: list[tuple[Live, int, int]] = field(default_factory=list)  # request, first block, end block
     evicted: list[int] = field(default_factory=list)
     end_s: float = 0.0
