@@ -17,11 +17,12 @@ from amf.sim.optimum import belady_hit_ratio, bounds_of
 from amf.sim.plan import CallPlan, PipelinePlan, PromptPlan, Workload
 from amf.sim.report import RunRecords, served_order
 from amf.sim.scenario import pool_worker, scenario_from_dict
-from amf.sim.workload import build, fleet_of
+from amf.sim.workload import SHARED_BLOCKS, build, fleet_of
 from kit import PROFILE
 
 POLICIES = ("round-robin", "least-loaded", "session-affinity", "kv-cost", "fabric")
 BLOCK_TOKENS = 16
+OWN = SHARED_BLOCKS  # block ids from here on belong to the prompt's own namespace
 # Weights small against KV, so that each of the ways to charge an iteration is the tightest somewhere.
 LIGHT = replace(PROFILE, dense_weight_bytes=PROFILE.dense_weight_bytes / 50, iteration_overhead_s=0.0005)
 WINDOWED = replace(
@@ -58,7 +59,7 @@ def play(policy: str, workload: Workload, fleet: Sequence[Worker]) -> None:
 def prompts(draw: st.DrawFn, namespace: str) -> PromptPlan:
     static, own = draw(st.integers(0, 30)), draw(st.integers(0, 200))
     fork = draw(st.integers(0, 2))
-    runs = [(0, static), (5_000, own), (6_000 + 100 * fork, draw(st.integers(0, 60)))]
+    runs = [(0, static), (OWN, own), (OWN + 1_000 + 100 * fork, draw(st.integers(0, 60)))]
     tail = draw(st.integers(0, BLOCK_TOKENS - 1))
     kept = tuple(run for run in runs if run[1])
     return PromptPlan(
@@ -133,7 +134,7 @@ def test_no_overloaded_pool_is_faster_than_its_load(workers: int, places: int | 
                     index=0,
                     hop="h",
                     pool="m",
-                    prompt=PromptPlan(namespace=f"g/{number}", block_tokens=BLOCK_TOKENS, runs=((5_000, 300),)),
+                    prompt=PromptPlan(namespace=f"g/{number}", block_tokens=BLOCK_TOKENS, runs=((OWN, 300),)),
                     output_tokens=output,
                 ),
             ),

@@ -27,7 +27,7 @@ class Checked(Fabric):
 
     def __init__(self, policy: str, workload: Workload, workers: list[Worker]) -> None:
         policies = policies_named(policy)
-        super().__init__(FabricConfig(), policies, profiles_for(policies, workload, workers))
+        super().__init__(FabricConfig(), policies, profiles_for(policies, FabricConfig(), workload, workers))
         self.journal: list[object] = []
 
     def handle(self, event: Event):
@@ -210,3 +210,18 @@ def test_hold_back_keeps_more_warm_than_affinity_when_memory_is_short():
         prompt = sum(call.prompt_tokens for call in records.calls)
         ratio[policy] = sum(call.cached_tokens or 0 for call in records.calls) / prompt
     assert ratio["fabric"] > ratio["session-affinity"] + 0.05, ratio
+
+
+def test_a_pipeline_that_ends_early_gives_its_place_away_once():
+    """Calls that run on after their pipeline's end have no place to give."""
+    fan_out = {"kind": "graph", "graph": "map-reduce", "pipelines": 12, "concurrency": 2, "scale_tokens": 0.2}
+    workers, plans = prepare(fan_out, [], 3)
+    outages = tuple(Outage(worker=worker.name, at_s=4.0, detect_s=0.0, down_s=9.0) for worker in workers)
+    records = Simulation(Checked("fabric", plans, workers), workers, plans, Faults(outages=outages)).run()
+    ended = [each for each in records.pipelines if each.status != "completed"]
+    assert any(
+        sum(call.pipeline == each.pipeline and call.status != "ok" for call in records.calls) > 1 for each in ended
+    )
+    for each in records.pipelines:
+        at_once = sum(other.start_s <= each.start_s < other.end_s for other in records.pipelines)
+        assert at_once <= 2

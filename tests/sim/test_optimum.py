@@ -21,10 +21,11 @@ from amf.sim.report import (
     served_order,
     summarise,
 )
+from amf.sim.workload import SHARED_BLOCKS
 from kit import PROFILE
 
 SIZE = 16
-OWN = 5_000  # block ids from here on belong to the prompt's own namespace
+OWN = SHARED_BLOCKS  # block ids from here on belong to the prompt's own namespace
 
 
 def prompt(name: str, *runs: tuple[int, int], tail: int = 1) -> PromptPlan:

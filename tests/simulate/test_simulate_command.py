@@ -9,6 +9,8 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,23 @@ def recordings(folder: Path) -> None:
         {"timestamp": 1000 * i, "input_length": 1500, "output_length": 30, "hash_ids": [0, 1, 2 + i]} for i in range(5)
     ]
     (folder / "conversation_trace.jsonl").write_text("".join(json.dumps(each) + "\n" for each in requests))
+    usage = {"gen_ai.usage.input_tokens": 900, "gen_ai.usage.output_tokens": 30}
+    spans = [
+        {"trace_id": f"t{i // 2}", "span_id": f"s{i}", "parent_span_id": None, "name": "chat", "links": [],
+         "start_time": f"2026-02-25T10:00:0{2 * i}Z", "end_time": f"2026-02-25T10:00:0{2 * i + 1}Z",
+         "attributes": {"gen_ai.operation.name": "chat", "gen_ai.request.model": ("gpt-4o", "small")[i % 2]} | usage}
+        for i in range(4)
+    ]  # fmt: skip
+    (folder / "traces").mkdir()
+    (folder / "traces" / "spans.json").write_text(json.dumps({"spans": spans}))
+    header = {"amf_recording": 1, "version": "1", "policy": "fabric"}
+    answered = [
+        {"n": i, "run": f"r{i}", "at": 1.0 + i, "end": 2.0 + i, "outcome": "ok", "pool": "llama-3.1-8b", "prompt": 700,
+         "output": 20, "estimate": 700, "keys": b64encode(bytes([i] * 80)).decode(), "size": 64}
+        for i in range(2)
+    ]  # fmt: skip
+    with gzip.open(folder / "traffic.jsonl.gz", "wt") as lines:
+        lines.writelines(json.dumps(each) + "\n" for each in (header, *answered))
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
@@ -84,7 +103,11 @@ def test_every_example_runs_under_its_own_policies(example: Path, tmp_path: Path
     result = simulate(copy, "--pipelines", 2, "--jobs", 1, "--json", tmp_path / "out.json")
     assert result.exit_code == 0, result.output
     reports = json.loads((tmp_path / "out.json").read_text())
-    assert [report["policy"] for report in reports] == ["round-robin", "session-affinity", "fabric"]
+    own = tomllib.loads(example.read_text()).get("run", {})
+    named = own.get(
+        "policies", ["round-robin", "session-affinity", "fabric"]
+    )  # the default that docs/scenarios.md gives
+    assert [report["policy"] for report in reports] == named
     assert all(report["completed"] == report["pipelines"] == 2 for report in reports)
     assert "fabric against the strongest rival" in result.output and "use --seeds" in result.output
 

@@ -53,9 +53,7 @@ class LivePipeline:
         )
 
     def settle(self, plan: CallPlan, status: CallStatus, now_s: float) -> None:
-        """A call ended."""
-        if self.ended:
-            return
+        """A call of a pipeline that has not ended, ended."""
         self.end_s = now_s
         self._left -= 1
         if status != "ok":

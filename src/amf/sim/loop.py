@@ -295,8 +295,9 @@ class Simulation:
             error=error,
         )
         self.records.append(record)
-        call.live.settle(call.plan, status, self.now_s)
-        self._release(call.live)
+        if not call.live.ended:  # else its place is given away already
+            call.live.settle(call.plan, status, self.now_s)
+            self._release(call.live)
 
     def _die(self, outage: Outage) -> None:
         """All that ran there breaks off now; the fabric hears of the worker's loss `detect_s` later."""
