@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from amf.core.decisions import Cancel, Refuse, WakeAt
+from amf.core.decisions import Cancel, Dispatch, Refuse, WakeAt
 from amf.core.events import CallFinished, FirstToken, GraphDeclared, PipelineClosed, Woke, WorkerDraining
 from amf.core.graph import graph_from_dict
 from kit import Room, dispatch_in, kinds, prefix
@@ -106,28 +106,39 @@ def test_a_cold_call_is_held_back_from_memory_inside_its_break_even_time():
     assert placed[0].call_id == "cold" and room.now_s > begun_s + 20.0
 
 
-def test_a_worker_that_runs_nothing_protects_nothing():
+def test_a_worker_that_runs_nothing_keeps_its_contexts_for_their_time_and_no_longer():
     room = full_room()
+    begun_s = room.now_s
     assert "Hold" in kinds(room.arrive("cold", "new", prefix(("new", 100_000))))
-    assert dispatch_in(room.finish("busy", prompt=110_600, cached=110_000)).call_id == "cold"
+    assert "Dispatch" not in kinds(room.finish("busy", prompt=110_600, cached=110_000))
+    assert dispatch_in(room.arrive("s0b", "s0", prefix(("s0", 110_000), ("more", 600)))).hit_tokens == 110_000
+    room.finish("s0b", prompt=110_600, cached=110_000)
+    placed: list[object] = []
+    while not placed:
+        placed = [each for each in room.wake(room.now_s + 5.0) if isinstance(each, Dispatch)]
+        assert room.now_s < begun_s + 150.0, "T* of these contexts is about 140 s"
+    assert room.now_s > begun_s + 20.0
 
 
-def test_waits_even_out_between_pipelines():
-    room = Room(workers=("w1",))
-    room.arrive("a0", "a", prefix(("a", 100_000)))
-    room.arrive("b0", "b", prefix(("b", 100_000)))  # waits about 27 s for a's prefill
-    room.now_s = 27.0
-    room.first_token("a0")
-    room.finish("a0", prompt=100_000, cached=0)
-    room.now_s = 54.0
-    room.first_token("b0")
-    room.arrive("busy", "c", prefix(("c", 100_000)))
-    room.finish("b0", prompt=100_000, cached=0)
-    room.arrive("d0", "d", prefix(("d", 100_000)))
-    room.now_s = 60.0
-    room.arrive("b1", "b", prefix(("b2", 100_000)))  # came six seconds later, but its pipeline has waited before
-    room.now_s = 81.0
-    assert dispatch_in(room.first_token("busy")).call_id == "b1"
+def test_who_has_suffered_most_for_its_length_goes_first():
+    """Five new runs, 27 s of prefill each, one at a time: the last has a stretch of 5 at its second call, and goes before
+    a new run that came while it worked. The first, never kept waiting, does not."""
+    room, runs = Room(workers=("w1",), hold_fraction=0.0), ("a", "b", "c", "d", "e")
+    for run in runs:
+        room.arrive(f"{run}0", run, prefix((run, 100_000)))
+    for run in runs:
+        room.now_s += 27.0
+        room.first_token(f"{run}0")
+        room.finish(f"{run}0", prompt=100_000, cached=0)
+    room.arrive("busy", "f", prefix(("f", 100_000)))
+    for run in ("new", "a", "e"):
+        room.now_s += 2.0
+        room.arrive(f"{run}1", run, prefix((f"{run}1", 100_000)))
+    order = []
+    for sent in ("busy", "e1", "new1"):
+        room.now_s += 27.0
+        order.append(dispatch_in(room.first_token(sent)).call_id)
+    assert order == ["e1", "new1", "a1"]
 
 
 def test_a_lapsed_cold_call_no_longer_yields_to_idle_contexts():

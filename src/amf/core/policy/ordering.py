@@ -16,12 +16,16 @@ def fcfs(state: CallState, due_s: float | None, view: View) -> float:
 
 
 def least_slack(state: CallState, due_s: float | None, view: View) -> float:
-    """Latest start that still meets the hop's deadline: due minus expected service. A call without a deadline is due
-    `lapse_s` after it arrived (four times that for background work), so nothing waits for ever behind deadlines; and sooner
-    by what its pipeline has waited in queues before, so that waits even out between pipelines."""
+    """Latest start that still meets the hop's deadline: due minus expected service.
+
+    Calls without a deadline come after those with one, but `lapse_s` later (four times that for background work) as if
+    they had one, so that nothing waits for ever. Among themselves, a call is due when its pipeline has taken
+    `stretch_target` times what it would have taken without queues: who has suffered most for its length goes first."""
+    call, config = state.call, view.config
     if due_s is None:
-        pipeline = view.pipelines.get(state.call.run_id)
-        waited_s = pipeline.account.queue_s if pipeline else 0.0
-        due_s = state.arrived_s + view.config.lapse_s * _PATIENCE[state.call.slo_class] - waited_s
-    call = state.call
+        due_s = state.arrived_s + config.lapse_s
+        if (pipeline := view.pipelines.get(call.run_id)) is not None:
+            unqueued_s = max(0.0, state.arrived_s - pipeline.opened_s - pipeline.account.queue_s)
+            due_s = min(due_s, pipeline.opened_s + config.stretch_target * unqueued_s)
+        due_s += config.lapse_s * _PATIENCE[call.slo_class]
     return due_s - view.profiles.expected_service_s(call)

@@ -10,9 +10,10 @@ fleet of agents onto one worker: contention grows with each pipeline that settle
 
 The cheapest worker is used if it can start the call soon. If it cannot, the call waits in our queue (late binding), where
 urgency and not arrival decides. A *cold* call (more than `cold_tokens` to prefill) obeys the hold-back rule besides: one
-cold prefill per worker at a time, and never into memory that belongs to contexts inside their break-even time; holding is
-then the decision. A call that has waited `lapse_s` yields to no context any more, and the worker it waits for takes nothing
-new until it fits (one worker per pool at a time), so that small calls cannot overtake a large one for ever.
+cold prefill per worker at a time, and never into memory that belongs to contexts inside their break-even time, not even on
+a worker that runs nothing at the moment; holding is then the decision. A call that has waited `lapse_s` yields to no context
+any more, and the worker it waits for takes nothing new until it fits (one worker per pool at a time), so that small calls
+cannot overtake a large one for ever.
 """
 
 from math import inf
@@ -146,9 +147,8 @@ def _fits_beside_protected(state: CallState, worker: WorkerState, hit: Hit, view
     protected_tokens = 0
     if not _lapsed(state, view):
         home = view.lanes.home(worker.name)
-        protected_tokens = home.protected_tokens if worker.flights else 0  # idle: computing anew delays nobody else
         own = home.lanes.get((call.run_id, call.pool))
-        protected_tokens += home.waiting_tokens - (own.counted_waiting_tokens if own else 0)
+        protected_tokens = home.protected_tokens + home.waiting_tokens - (own.counted_waiting_tokens if own else 0)
     needed_tokens = call.prompt_tokens + int(state.expected_output_tokens)
     if worker.committed_tokens + protected_tokens + needed_tokens <= worker.spec.kv_tokens:
         return True

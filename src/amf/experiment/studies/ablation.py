@@ -45,6 +45,7 @@ _WITHOUT = (
     Variant(name="no contention", bundle=replace(_FABRIC, route=_without_contention)),
     Variant(name="no interference", bundle=_FABRIC, config=(("interference_share", 0.0),)),
     Variant(name="no displacement", bundle=_FABRIC, config=(("displaced_reuse", 0.0),)),
+    Variant(name="no stretch in the order", bundle=_FABRIC, config=(("stretch_target", _NEVER_S),)),
     Variant(name="no lapse, no reserve", bundle=_FABRIC, config=(("lapse_s", _NEVER_S),)),
     Variant(name="first come, first served", bundle=replace(_FABRIC, order=ordering.fcfs, budget=budget.no_budget)),
 )
