@@ -432,3 +432,17 @@ def test_a_very_long_run_forgets_its_oldest_hops():
         room.serve(f"c{number}", "r", hop=f"h{number}", parents=parents)
     assert list(room.fabric.known_hops("r")) == ["h4", "h5", "h6", "h7"]
     assert len(room.fabric.run_report("r")["edges"]) == 4
+
+
+def test_contexts_make_way_for_lapsed_calls_only_now_and_then():
+    """Else overload, where every call lapses, would end all protection."""
+    room = full_room(lapse_s=60.0, hold_fraction=1e6, yield_share=0.1)
+    for name in ("one", "two"):
+        room.arrive(name, name, prefix((name, 100_000)))
+    placed = dispatch_in(room.wake(room.now_s + 61.0))
+    sent_s = room.now_s
+    room.now_s += 27.0
+    room.first_token(placed.call_id)
+    room.finish(placed.call_id, prompt=100_000, cached=0)
+    later = next(at_s for at_s in range(30, 1_000, 10) if "Dispatch" in kinds(room.wake(sent_s + at_s)))
+    assert 250 <= later <= 300, "a prefill of 27 s in 270"

@@ -11,9 +11,12 @@ fleet of agents onto one worker: contention grows with each pipeline that settle
 The cheapest worker is used if it can start the call soon. If it cannot, the call waits in our queue (late binding), where
 urgency and not arrival decides. A *cold* call (more than `cold_tokens` to prefill) obeys the hold-back rule besides: one
 cold prefill per worker at a time, and never into memory that belongs to contexts inside their break-even time, not even on
-a worker that runs nothing at the moment; holding is then the decision. A call that has waited `lapse_s` yields to no context
-any more, and the worker it waits for takes nothing new until it fits (one worker per pool at a time), so that small calls
-cannot overtake a large one for ever.
+a worker that runs nothing at the moment; holding is then the decision.
+
+A call that has waited `lapse_s` has lapsed: contexts make way for it, but on each worker no more often than that lapsed
+prefills take `yield_share` of its time. (Without this bound overload ends all protection, for everybody has waited too
+long.) The worker that a lapsed call waits for takes nothing new until it fits (one worker per pool at a time), so that small
+calls cannot overtake a large one for ever.
 """
 
 from math import inf
@@ -145,7 +148,7 @@ def _fits_beside_protected(state: CallState, worker: WorkerState, hit: Hit, view
     if call.prompt_tokens - hit.tokens <= config.cold_tokens or worker.spec.kv_tokens <= 0:
         return True
     protected_tokens = 0
-    if not _lapsed(state, view):
+    if view.now_s < worker.yields_from_s or not _lapsed(state, view):
         home = view.lanes.home(worker.name)
         own = home.lanes.get((call.run_id, call.pool))
         protected_tokens = home.protected_tokens + home.waiting_tokens - (own.counted_waiting_tokens if own else 0)

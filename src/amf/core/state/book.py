@@ -118,6 +118,9 @@ class Book:
             used_s=pool.warmth.dispatched(worker.name, call.prefix, self.now_s),
         )
         worker.start(flight)
+        if flight.cold and self.now_s - state.arrived_s > self.config.lapse_s:
+            share = self.config.yield_share
+            worker.yields_from_s = self.now_s + prefill_s / share if share else inf
         pool.unseen_first_tokens = pool.unseen_first_tokens or not call.streams
         self.lanes.sent(call.run_id, call.pool, worker.name, call.prefix)
         return flight

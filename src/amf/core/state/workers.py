@@ -56,6 +56,7 @@ class WorkerState:
         self.cold_prefills = 0
         self.pending_prefill_tokens = 0
         self.prefill_free_s = -inf
+        self.yields_from_s = -inf  # no protected context here makes way for a lapsed call before
         self.dispatched = 0
         self.failures = 0
         self.reported_running = 0
