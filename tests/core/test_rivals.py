@@ -234,7 +234,7 @@ def test_a_new_program_is_looked_at_however_many_wait_with_less_service_than_the
 
 
 def test_autellix_keeps_long_calls_with_their_program_and_balances_short_ones():
-    room = Room("plas", ("a", "b"))
+    room = Room("plas", ("a", "b"), start_soon_s=1.0)
     assert room.serve("c1", "r", prompt("x", 50_000)) == "a"
     room.arrive("other", prompt=prompt("o", 30_000))
     assert room.fabric.book.pipelines.call("other").worker == "a"

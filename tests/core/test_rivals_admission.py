@@ -202,7 +202,7 @@ def test_a_half_life_of_zero_is_the_rule_as_published():
 
 
 def test_a_late_run_ends_with_all_its_calls_and_frees_its_worker():
-    room = Room("edf-cancel", ("w",))
+    room = Room("edf-cancel", ("w",), start_soon_s=1.0)
     room.arrive("running", "r", prompt("a", 100_000), deadline_s=20.0)
     room.arrive("queued", "r", prompt("b", 100_000))
     room.arrive("other", "s", prompt("c", 1_000), deadline_s=90.0)

@@ -31,7 +31,7 @@ class FabricConfig:
     stretch_target: float = 3.0  # a pipeline without deadline is due at this multiple of its time without queues
     lapse_s: float = 1_200.0  # a call that waited this long has lapsed: now and then an idle context makes way for it
     yield_share: float = 0.1  # how often: the share of a worker's seconds that lapsed cold prefills may take
-    start_soon_s: float = 1.0  # bind to a worker only if its prefill backlog is at most this
+    start_soon_s: float = 10.0  # bind to a worker only if its prefill backlog is at most this
     interference_share: float = 0.3  # share of a prefill's seconds that each running decode loses
     displaced_reuse: float = 0.1  # odds that what a full worker forgets first is asked for again
     tick_s: float = 1.0  # look again at held calls at least this often
