@@ -69,13 +69,21 @@ def usable(state: CallState, view: PoolView) -> list[WorkerState]:
     return [worker for worker in view.workers if worker.name not in state.excluded] or view.workers
 
 
+def home_of(state: CallState, view: PoolView) -> WorkerState | None:
+    """The worker that had the program's last call in this pool, if the call may go there."""
+    lane = view.lanes.get(state.call.run_id, state.call.pool)
+    if lane is None:
+        return None
+    return next((worker for worker in usable(state, view) if worker.name == lane.worker), None)
+
+
 def _quotes(state: CallState, contention_s: float, view: PoolView) -> list[_Quote]:
     """Every worker's price, before asking whether it can start the call. The hot loop: one pass, no calls without a hit."""
     now_s, prompt_tokens = view.now_s, state.call.prompt_tokens
     hits, held = view.warmth.hits(state.call.prefix, now_s), view.warmth.predicted_tokens
     share, output_tokens = view.config.interference_share, state.expected_output_tokens
     reuse = view.config.displaced_reuse
-    home_of, own = view.lanes.homes.get, _own_worker(state, view)
+    homes_get, own = view.lanes.homes.get, _own_worker(state, view)
     priced: tuple[object, object] = (None, None)  # most workers share a profile, and the hit of a common system prompt
     profile_s, new_tokens, restores = 0.0, prompt_tokens, False
     quotes: list[_Quote] = []
@@ -85,7 +93,7 @@ def _quotes(state: CallState, contention_s: float, view: PoolView) -> list[_Quot
         if hit is not priced[0] or profile is not priced[1]:
             priced, new_tokens, restores = (hit, profile), prompt_tokens - hit.tokens, hit.tokens != hit.hbm_tokens
             profile_s = prefill_s(profile, new_tokens, hit.tokens)
-        running, home = len(worker.flights), home_of(name)
+        running, home = len(worker.flights), homes_get(name)
         residents = home.residents - (name == own) if home is not None else 0
         total_s = (
             profile_s * worker.prefill_scale * (1.0 + share * running)
@@ -116,7 +124,7 @@ def _obstacle(state: CallState, worker: WorkerState, hit: Hit, view: PoolView) -
         return ""
     if not worker.flights:
         return "" if _fits_beside_protected(state, worker, hit, view) else _PROTECTED
-    if worker.name == view.reserved:
+    if worker.name in view.reserved:
         return _RESERVED
     call, config = state.call, view.config
     if worker.running >= worker.spec.max_running:
@@ -164,7 +172,8 @@ def _restore_s(worker: WorkerState, hit: Hit, view: PoolView) -> float:
     lower_tokens = hit.tokens - hit.hbm_tokens
     if not lower_tokens:
         return 0.0
-    return lower_tokens * worker.spec.profile.kv_bytes_per_token / view.config.restore_bytes_per_s
+    bytes_per_s = worker.spec.restore_bytes_per_s or view.config.restore_bytes_per_s
+    return lower_tokens * worker.spec.profile.kv_bytes_per_token / bytes_per_s
 
 
 def _displacement_s(worker: WorkerState, overflow_tokens: int, view: PoolView) -> float:

@@ -49,6 +49,7 @@ class WorkerState:
         self.spec = spec
         self.name = spec.name
         self.kv_tokens = spec.kv_tokens
+        self.tiers_tokens = spec.kv_tokens + spec.dram_tokens  # HBM and what lies below it
         self.profile = spec.profile
         self.status = WorkerStatus.UP
         self.flights: dict[str, Flight] = {}
