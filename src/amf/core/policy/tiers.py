@@ -4,12 +4,13 @@ A context that HBM has forgotten comes back from DRAM in a third of a second; wh
 again in half a minute. So the hold-back rule moves to the boundary that costs, the last one, and none is at HBM's:
 
 - A pipeline stays on its worker, since a tier belongs to one worker: to move is to compute everything again.
+- A call waits here until its worker's HBM has room for it, so that urgency and not arrival decides who has it next.
 - While the contexts of all live pipelines fit in the tiers (`tier_margin` of them: a tier also keeps what is dead and what
-  is half forgotten), calls go at once. There is nothing to protect.
-- When they do not, a call waits here until HBM has room for it. Warm calls go before cold ones (*warm*: at most
-  `cold_tokens` are in no tier). A cold one obeys the rule of hold-back with both tiers as the memory: one cold prefill at a
-  time, and room in `tier_margin` of HBM and DRAM beside the contexts that are protected there; the break-even time that
-  protects them (`residency.by_break_even`) counts both tiers likewise.
+  is half forgotten), that is all. There is nothing to protect.
+- When they do not, warm calls go before cold ones (*warm*: at most `cold_tokens` are in no tier), and a cold one obeys the
+  rule of hold-back with both tiers as the memory: one cold prefill at a time, and room in `tier_margin` of HBM and DRAM
+  beside the contexts that are protected there. The break-even time that protects them (`residency.by_break_even`) counts
+  both tiers likewise.
 - A call that has waited `tier_lapse_s` yields to nobody, and its worker takes nothing new until it fits there.
 """
 
@@ -23,19 +24,18 @@ _AGAIN = Because(reason="held as before")  # nobody is told twice
 
 
 def hold_back_at_the_last_tier(state: CallState, view: PoolView) -> Placement:
-    """The pipeline's own worker: at once while everything fits, else when its memory, and at need its tiers, have room."""
+    """The pipeline's own worker, when its memory, and at need its tiers, have room; a new one's where most room is."""
     if not view.tiers_tokens:
         return hold_back(state, view)
     home = home_of(state, view)
     candidates = [home] if home is not None else _roomiest(state, view)
-    if view.live_tokens <= view.config.tier_margin * view.tiers_tokens:
-        reason = f"{view.live_tokens} tokens of live contexts fit in tiers of {view.tiers_tokens}"
-        return Placement(candidates[0].name, Because(reason=reason))
     obstacles: list[str] = []
     for worker in candidates:
         obstacle = _obstacle(state, worker, view)
         if not obstacle:
-            return Placement(worker.name, Because(reason="its memory has room"))
+            return Placement(
+                worker.name, Because(reason=f"memory for it on {worker.name}, where its context is or will be")
+            )
         obstacles.append(obstacle)
     name = candidates[0].name
     claim = name if _lapsed(state, view) and name not in view.reserved else ""
@@ -47,11 +47,17 @@ def _roomiest(state: CallState, view: PoolView) -> list[WorkerState]:
     """For a pipeline without a worker: those first whose pipelines hold the smallest share of their tiers."""
 
     def share(worker: WorkerState) -> float:
-        home = view.lanes.home(worker.name)
-        expected_tokens = home.residents * view.profiles.pool_context_tokens(view.pool)
-        return max(home.live_tokens + home.waiting_tokens, expected_tokens) / (worker.tiers_tokens or 1)
+        tokens = view.remembered((worker.name, worker.dispatched), lambda: _held_tokens(worker, view))
+        return tokens / (worker.tiers_tokens or 1)
 
     return sorted(usable(state, view), key=lambda worker: (share(worker), worker.running, worker.name))
+
+
+def _held_tokens(worker: WorkerState, view: PoolView) -> float:
+    """The contexts of a worker's live pipelines; those below the pool's mean will grow to it."""
+    mean_tokens = view.profiles.pool_context_tokens(view.pool)
+    lanes = view.lanes.home(worker.name).lanes.values()
+    return sum(max(mean_tokens, lane.context_tokens) for lane in lanes if lane.waiting or lane.counted_resident)
 
 
 def _obstacle(state: CallState, worker: WorkerState, view: PoolView) -> str:
@@ -67,6 +73,8 @@ def _obstacle(state: CallState, worker: WorkerState, view: PoolView) -> str:
     needed_tokens = call.prompt_tokens + int(state.expected_output_tokens)
     if worker.flights and worker.committed_tokens + needed_tokens > worker.kv_tokens:
         return f"memory: {needed_tokens} tokens needed, {max(worker.free_tokens(), 0)} not committed"
+    if view.live_tokens <= config.tier_margin * view.tiers_tokens:
+        return ""
     obstacle = _obstacle_to_cold(state, worker, needed_tokens, view)
     if not obstacle or _lapsed(state, view) or call.prompt_tokens <= config.cold_tokens:
         return ""
