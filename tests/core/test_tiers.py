@@ -156,6 +156,21 @@ def test_a_call_that_has_waited_too_long_gets_its_worker_for_itself():
     assert {"large", "small2"} <= room.fabric.book.workers["w0"].flights.keys()
 
 
+def test_what_is_loaded_back_is_expected_and_not_taken_for_slow_prefill():
+    room = room_with(2_000_000, workers=1)
+    session(room, "a", 100_000)
+    session(room, "b", 450_000)  # a goes to DRAM
+    worker = room.fabric.book.workers["w0"]
+    pace = worker.prefill_scale
+    placed = dispatch_in(room.arrive("a.1", "a", prefix(("a", 100_000), ("more", 800))))
+    flight = worker.flights["a.1"]
+    assert placed.hit_tokens == 100_000 and 0.1 < flight.restore_s < 0.33, "most of 100,000 x 160 KiB at 50 GB/s"
+    assert flight.due_s == room.now_s + flight.restore_s + flight.prefill_s
+    room.now_s = flight.due_s
+    room.first_token("a.1")
+    assert worker.prefill_scale == pace
+
+
 def test_a_run_whose_worker_is_gone_moves():
     room = room_with(2_000_000)
     home = session(room, "a", 100_000)

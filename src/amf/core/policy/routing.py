@@ -103,7 +103,7 @@ def _quotes(state: CallState, contention_s: float, view: PoolView) -> list[_Quot
         if worker.prefill_free_s > now_s:
             total_s += worker.prefill_free_s - now_s
         if restores:
-            total_s += _restore_s(worker, hit, view)
+            total_s += worker.restore_s(hit.tokens - hit.hbm_tokens, view.config)
         overflow_tokens = held[name] + new_tokens - worker.kv_tokens
         if overflow_tokens > 0 and (kv_tokens := worker.kv_tokens):  # as `_displacement_s`, without its calls
             forgotten_s = prefill_s(profile, overflow_tokens if overflow_tokens < kv_tokens else kv_tokens, 0)
@@ -167,15 +167,6 @@ def _lapsed(state: CallState, view: PoolView) -> bool:
     return view.now_s - state.arrived_s > view.config.lapse_s
 
 
-def _restore_s(worker: WorkerState, hit: Hit, view: PoolView) -> float:
-    """Seconds to load back what is warm only in a lower tier."""
-    lower_tokens = hit.tokens - hit.hbm_tokens
-    if not lower_tokens:
-        return 0.0
-    bytes_per_s = worker.spec.restore_bytes_per_s or view.config.restore_bytes_per_s
-    return lower_tokens * worker.spec.profile.kv_bytes_per_token / bytes_per_s
-
-
 def _displacement_s(worker: WorkerState, overflow_tokens: int, view: PoolView) -> float:
     """Expected seconds to compute again what a full worker forgets for this call."""
     overflow_tokens = min(overflow_tokens, worker.spec.kv_tokens)
@@ -192,7 +183,7 @@ def _price(quote: _Quote, contention_s: float, view: PoolView, notes: dict[str, 
     if overflow_tokens > 0 and worker.kv_tokens:
         externality_s += _displacement_s(worker, overflow_tokens, view)
     if hit.tokens != hit.hbm_tokens:
-        own_s += _restore_s(worker, hit, view)
+        own_s += worker.restore_s(hit.tokens - hit.hbm_tokens, view.config)
     return Price(
         worker=name,
         total_s=total_s,
