@@ -50,6 +50,7 @@ class Scheduler:
 
     @property
     def admitted(self) -> list[Live]:
+        """What runs, and what loads before it does."""
         return [*self.running.values(), *self.loads.waiting]
 
     @property
@@ -233,7 +234,9 @@ class Scheduler:
         assert sum(lengths.values()) == self.lockstep.kv_tokens, "lockstep lost count of its tokens"
         for live in running:
             computed = lengths[live] - 1 if live in lengths else live.computed
-            ahead = live in lengths or -(-live.length // size) - computed // size  # what loads has all its blocks
+            ahead = int(live in lengths)
+            if self.pool.lower and not ahead:  # what was loaded from DRAM has all its blocks
+                ahead = -(-live.length // size) - computed // size
             assert 0 <= len(live.table) - -(-computed // size) <= ahead, "blocks do not cover the sequence"
             assert live not in self.waiting, "running and waiting"
 
