@@ -65,6 +65,8 @@ class WorkerConfig:
     weights: str = "bf16"
     kv: str = "bf16"
     kv_tokens: int | None = None
+    dram_tokens: int = 0
+    dram_bytes_per_s: float | None = None
     block_tokens: int | None = None
     max_running: int = 256
     priority: bool = False
@@ -219,6 +221,10 @@ def check_worker(worker: WorkerConfig) -> None:
         text = getattr(worker, name)
         if text is not None and not (text and text.isprintable() and text.isascii() and len(text) <= _MAX_TEXT_CHARS):
             raise ConfigError(f"{name} must be 1 to {_MAX_TEXT_CHARS} printable ASCII characters")
+    if worker.dram_tokens < 0:
+        raise ConfigError(f"dram_tokens is {worker.dram_tokens}; use 0 (no such tier) or more")
+    if worker.dram_bytes_per_s is not None and not 0 < worker.dram_bytes_per_s < math.inf:
+        raise ConfigError(f"dram_bytes_per_s is {worker.dram_bytes_per_s}; use a number above 0")
     for name in ("tensor_parallel", "kv_tokens", "block_tokens", "max_running"):
         number = getattr(worker, name)
         if number is not None and number < 1:

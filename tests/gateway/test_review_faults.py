@@ -208,6 +208,8 @@ BAD_WORKERS = [
     {"url": "http://127.0.0.1:1", "name": ""},
     {"url": "http://127.0.0.1:1", "api_key": "a\r\nb"},
     {"url": "http://127.0.0.1:1", "kv_tokens": -1},
+    {"url": "http://127.0.0.1:1", "dram_tokens": -1},
+    {"url": "http://127.0.0.1:1", "dram_bytes_per_s": 0},
     {"url": "http://127.0.0.1:1", "block_tokens": 0},
     {"url": "http://127.0.0.1:1", "max_running": 0},
 ]

@@ -94,6 +94,15 @@ def test_beliefs_about_a_worker_come_from_config_then_probe_then_presets() -> No
     assert (small.block_tokens, small.has_kv_events, small.kv_tokens) == (16, False, 777)
 
 
+def test_a_worker_has_the_tier_it_is_configured_with() -> None:
+    document = {
+        "worker": [{"url": "http://x", "dram_tokens": 2_000_000, "dram_bytes_per_s": 25e9}, {"url": "http://y"}]
+    }
+    tiered, plain = (worker_of(each, "w", info("m"), exact=True) for each in config_from_dict(document).workers)
+    assert (tiered.dram_tokens, tiered.restore_bytes_per_s) == (2_000_000, 25e9)
+    assert (plain.dram_tokens, plain.restore_bytes_per_s) == (0, None)
+
+
 def test_a_worker_that_serves_something_else_is_refused() -> None:
     config = config_from_dict({"worker": [{"url": "http://x", "model": "a"}]}).workers[0]
     with pytest.raises(ConfigError, match="does not serve `a` but b"):

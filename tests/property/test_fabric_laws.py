@@ -13,6 +13,7 @@ from amf.core.events import PrefixesCleared, PrefixEvicted, PrefixStored, Worker
 from amf.core.fabric import Fabric
 from amf.core.journal import decision_to_dict, event_from_dict
 from amf.core.policy.bundles import BUNDLES, policies_named
+from amf.core.types import Tier
 from kit import Room, prefix
 
 NAMES = ("w1", "w2", "w3")
@@ -20,6 +21,7 @@ SMALL = {
     "max_live_pipelines": 6,
     "max_waiting_calls": 5,
     "lapse_s": 40.0,
+    "tier_lapse_s": 40.0,
     "pipeline_idle_s": 50.0,
     "cold_tokens": 20_000,
 }
@@ -28,10 +30,13 @@ SMALL = {
 class Shell(RuleBasedStateMachine):
     """Keeps its own account of what was decided, and compares."""
 
-    @initialize(policy=st.sampled_from(sorted(BUNDLES)))
-    def begin(self, policy: str) -> None:
+    @initialize(policy=st.sampled_from(sorted(BUNDLES)), dram_tokens=st.sampled_from([0, 0, 50_000, 2_000_000]))
+    def begin(self, policy: str, dram_tokens: int) -> None:
         self.policy = policy
-        self.room = Room(policy, workers=NAMES[:2], **SMALL)
+        self.dram_tokens = dram_tokens  # of workers that join
+        self.room = Room(policy, workers=(), **SMALL)
+        for name in NAMES[:2]:
+            self.room.join(name, dram_tokens=dram_tokens)
         self.open: dict[str, tuple[str, int] | None] = {}  # call -> where it runs, or None while it waits
         self.ended: set[str] = set()
         self.seen_first: set[str] = set()
@@ -98,7 +103,10 @@ class Shell(RuleBasedStateMachine):
             for call, where in self.open.items():
                 if where and where[0] == name and call in self.seen_first and self.room.fabric.has_worker(name):
                     pass  # its stream decides how it ends
-            self.play(self.room.join(name, kv_tokens=200_000) if happening == "join" else self.room.lose(name))
+            if happening == "lose":
+                self.play(self.room.lose(name))
+            else:
+                self.play(self.room.join(name, kv_tokens=200_000, dram_tokens=self.dram_tokens))
         elif happening == "drain":
             self.play(self.room.send(WorkerDraining(at_s=now_s, name=name)))
         elif happening == "report":
@@ -106,11 +114,16 @@ class Shell(RuleBasedStateMachine):
         else:
             self.play(self.room.send(PrefixesCleared(at_s=now_s, name=name, reason="test")))
 
-    @rule(name=st.sampled_from(NAMES), run=st.integers(0, 8), stored=st.booleans())
-    def events(self, name: str, run: int, stored: bool) -> None:
+    @rule(
+        name=st.sampled_from(NAMES),
+        run=st.integers(0, 8),
+        stored=st.booleans(),
+        tier=st.sampled_from([Tier.HBM, Tier.DRAM]),
+    )
+    def events(self, name: str, run: int, stored: bool, tier: Tier) -> None:
         keys = prefix(("system", 1_024), (f"run{run}", 8_192), block=1_024).keys
         kind = PrefixStored if stored else PrefixEvicted
-        self.play(self.room.send(kind(at_s=self.room.now_s, name=name, keys=keys)))
+        self.play(self.room.send(kind(at_s=self.room.now_s, name=name, keys=keys, tier=tier)))
 
     @rule(run=st.integers(0, 8))
     def close(self, run: int) -> None:

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from amf.core.types import WorkerProfile
 from amf.sim.messages import (
+    BlocksDropped,
     BlocksEvicted,
+    BlocksOffloaded,
     BlocksStored,
     CacheCleared,
     Finished,
@@ -85,8 +87,9 @@ def requests(draw: st.DrawFn, block: int, capacity: int) -> SimRequest:
 
 @st.composite
 def cases(draw: st.DrawFn, faults: bool = True) -> Case:
-    block = draw(st.sampled_from([1, 4, 16]))
-    blocks = draw(st.integers(3, 40))
+    """One in two has a DRAM tier; then HBM is so small that it is used."""
+    block, has_dram = draw(st.sampled_from([1, 4, 16])), draw(st.booleans())
+    blocks = draw(st.integers(3, 16 if has_dram else 40))
     config = SimWorkerConfig(
         profile=draw(st.sampled_from([MEMORY_BOUND, TURNING, WINDOWED])),
         kv_tokens=blocks * block + draw(st.integers(0, block - 1)),
@@ -96,6 +99,8 @@ def cases(draw: st.DrawFn, faults: bool = True) -> Case:
         max_waiting=draw(st.sampled_from([None, None, None, 3])),
         scheduling=draw(st.sampled_from(["fcfs", "priority"])),
         prefix_caching=draw(st.sampled_from([True, True, True, False])),
+        dram_tokens=draw(st.integers(1, 40)) * block if has_dram else 0,
+        dram_bytes_per_s=draw(st.sampled_from([3e7, 1e9, 1e20])),  # from seconds a block to no time at all
     )
     kinds = ["submit", "submit", "submit", "submit", "abort", *(["evict"] if faults else []), "clear"]
     gaps = st.one_of(st.just(0.0), st.floats(0.0, 0.02), st.floats(0.0, 2.0))
@@ -244,7 +249,8 @@ def test_skipping_equals_stepping(case: Case) -> None:
 def test_a_worker_that_keeps_its_blocks_to_itself_does_the_same(case: Case, looks_s: list[float]) -> None:
     told, stepped = play(case, looks_s=looks_s), play(case, looks_s=looks_s, stepping=True)
     silent = play(case, looks_s=looks_s, outcomes_only=True)
-    others = [event for event in stepped.events if not isinstance(event, BlocksStored | BlocksEvicted)]
+    of_blocks = (BlocksStored, BlocksEvicted, BlocksOffloaded, BlocksDropped)
+    others = [event for event in stepped.events if not isinstance(event, of_blocks)]
     assert [replace(event, at_s=0.0) for event in silent.events] == [replace(event, at_s=0.0) for event in others]
     for one, other in zip(silent.events, others, strict=True):
         assert one.at_s == pytest.approx(other.at_s, rel=1e-9, abs=1e-12)
@@ -255,8 +261,14 @@ def test_a_worker_that_keeps_its_blocks_to_itself_does_the_same(case: Case, look
     assert play(case, outcomes_only=True, at_every_event=True).events == silent.events
 
 
-def replay(resident: Counter[int], event: SimEvent) -> None:
+def replay(resident: Counter[int], dram: Counter[int], event: SimEvent) -> None:
     match event:
+        case BlocksOffloaded(keys=keys):
+            dram.update(keys)
+            assert max(dram.values()) == 1, "a block is in DRAM twice"
+        case BlocksDropped(keys=keys):
+            dram.subtract(keys)
+            assert min(dram.values()) == 0, "DRAM dropped what it had not"
         case BlocksStored(keys=keys):
             resident.update(keys)
         case BlocksEvicted(keys=keys):
@@ -264,24 +276,28 @@ def replay(resident: Counter[int], event: SimEvent) -> None:
             assert all(resident[key] >= 0 for key in keys), "evicted what was never stored"
         case CacheCleared():
             resident.clear()
+            dram.clear()
 
 
 @settings(deadline=None, max_examples=150)
 @given(cases(faults=False))
 def test_the_event_stream_is_the_cache(case: Case) -> None:
-    worker, resident = SimWorker(case.config), Counter[int]()
+    worker, resident, dram = SimWorker(case.config), Counter[int](), Counter[int]()
     played, now_s = Played([], worker, {}, {}, []), 0.0
 
     def compare(events: list[SimEvent]) -> None:
         for event in events:
-            replay(resident, event)
-        expected = resident.copy()
+            replay(resident, dram, event)
+        expected, lower = resident.copy(), dram.copy()
         flight = worker._flight
         if isinstance(flight, Iteration):  # not told yet
             expected.subtract(flight.evicted)
             for live, first, end in flight.stored:
                 expected.update(live.request.block_keys[first:end])
+            lower.update(flight.offloaded)
+            lower.subtract(flight.dropped)
         assert +expected == worker._scheduler.pool.contents()
+        assert +lower == worker._scheduler.loads.tier.contents()
 
     for index, op in enumerate(case.ops):
         now_s += op.gap_s
@@ -295,7 +311,7 @@ def test_the_event_stream_is_the_cache(case: Case) -> None:
 @given(cases(faults=False))
 def test_a_hit_was_resident_or_filled_in_the_same_iteration(case: Case) -> None:
     played = play(case)
-    resident = Counter[int]()
+    resident, dram = Counter[int](), Counter[int]()
     block = case.config.block_tokens
     for index, event in enumerate(played.events):
         if isinstance(event, Started):
@@ -306,8 +322,25 @@ def test_a_hit_was_resident_or_filled_in_the_same_iteration(case: Case) -> None:
             together = [other for other in later if other.at_s == later[0].at_s] if later else []
             filling = {key for other in together if isinstance(other, BlocksStored) for key in other.keys}
             hit = request.block_keys[: event.cached_tokens // block]
-            assert all(resident[key] > 0 or key in filling for key in hit)
-        replay(resident, event)
+            assert all(resident[key] > 0 or key in filling for key in hit)  # what is loaded is filled at once
+        replay(resident, dram, event)
+
+
+@settings(deadline=None, max_examples=300)
+@given(cases(faults=False))
+def test_a_tier_that_is_never_full_is_an_infinite_cache(case: Case) -> None:
+    ops = tuple(op for op in case.ops if op.kind != "clear")
+    played = play(Case(replace(case.config, prefix_caching=True, dram_tokens=10**6), ops))
+    block, stored = case.config.block_tokens, set[int]()
+    for event in played.events:
+        match event:
+            case Started(request_id=name, cached_tokens=cached_tokens):
+                request = played.submitted[name][1]
+                hit = list(request.block_keys[: (request.prompt_tokens - 1) // block])
+                known = next((depth for depth, key in enumerate(hit) if key not in stored), len(hit))
+                assert cached_tokens >= known * block
+            case BlocksStored(keys=keys):
+                stored.update(keys)
 
 
 @settings(deadline=None, max_examples=150)

@@ -9,7 +9,7 @@ from amf.core.events import Event, WorkerReported
 from amf.core.fabric import Fabric
 from amf.core.journal import decision_to_dict, event_from_dict, event_to_dict
 from amf.core.policy.bundles import BUNDLES, policies_named
-from amf.core.types import Worker
+from amf.core.types import Tier, Worker
 from amf.sim.loop import Faults, Outage, Simulation
 from amf.sim.plan import Workload
 from amf.sim.scenario import pool_worker, scenario_from_dict
@@ -64,6 +64,33 @@ def test_every_pipeline_completes_under_every_policy(policy: str, workload: dict
     for worker in simulation.workers.values():
         worker.check_invariants()
         assert worker.stats.running == worker.stats.waiting == 0
+
+
+@pytest.mark.parametrize("policy", sorted(BUNDLES))
+def test_every_pipeline_completes_with_a_dram_tier(policy: str):
+    fleet = [{"model": "llama-3.1-8b", "workers": 2, "kv_tokens": 20_000, "dram_tokens": 9_000}]
+    _, records, _ = play(policy, {**SESSIONS, "slo_stretch": 100.0}, fleet)
+    assert {each.status for each in records.pipelines} == {"completed"}
+
+
+@pytest.mark.parametrize("policy", ["fabric", "fcfs"])
+def test_a_tier_that_holds_everything_hits_as_a_memory_that_does(policy: str):
+    hits = []
+    for sizes in ({"kv_tokens": 20_000}, {"kv_tokens": 20_000, "dram_tokens": 200_000}, {"kv_tokens": 220_000}):
+        _, records, _ = play(policy, SESSIONS, [{"model": "llama-3.1-8b", "workers": 1, **sizes}])
+        hits.append(sum(call.cached_tokens or 0 for call in records.calls))
+    assert hits[0] < hits[1] == hits[2]
+
+
+def test_the_fabric_hears_what_each_tier_holds():
+    fleet = [{"model": "llama-3.1-8b", "workers": 2, "kv_tokens": 20_000, "dram_tokens": 30_000}]
+    simulation, _, fabric = play("fabric", SESSIONS, fleet, has_kv_events=True)
+    observed = fabric.book.pools["llama-3.1-8b"].warmth._observed
+    for name, engine in simulation.workers.items():
+        bit = observed._bits[name]
+        held = {tier: {key for key, mask in masks.items() if mask & bit} for tier, masks in observed._masks.items()}
+        assert held[Tier.HBM] == engine._scheduler.pool.contents().keys()
+        assert held[Tier.DRAM] == engine._scheduler.loads.tier.contents().keys() != set()
 
 
 SHORT = [{"model": "llama-3.1-8b", "workers": 2, "kv_tokens": 18_000}]

@@ -129,6 +129,17 @@ def test_contradictions_name_file_key_and_remedy(workload, words):
             {"workload": {"kind": "coding-sessions"}, "pool": [{"model": "x", "kv_events": 1}]},
             ["kv_events", "true or false"],
         ),
+        (
+            {"workload": {"kind": "coding-sessions"}, "pool": [{"model": "x", "dram_tokens": -1}]},
+            ["dram_tokens = -1", "0 (no tier) or more"],
+        ),
+        (
+            {
+                "workload": {"kind": "coding-sessions"},
+                "pool": [{"model": "x", "dram_tokens": 9, "dram_bytes_per_s": 0}],
+            },
+            ["dram_bytes_per_s = 0", "above 0"],
+        ),
         ({"workload": {"kind": "coding-sessions"}, "faults": {"event_loss": 2}}, ["0 to 1"]),
         ({"workload": {"kind": "coding-sessions"}, "faults": {"slow_worker": 0.5}}, ["slow_worker"]),
         ({"workload": {"kind": "coding-sessions"}, "run": {"policies": "fabric"}}, ["list of texts"]),
@@ -150,6 +161,13 @@ def test_unreadable_files_are_scenario_errors(tmp_path, content):
         load_scenario(path)
     with pytest.raises(ScenarioError, match="cannot be read"):
         load_scenario(tmp_path / "absent.toml")
+
+
+def test_a_worker_carries_its_tier_and_none_where_there_is_none():
+    plain = pool_worker(PoolSpec(model="llama-3.3-70b", dram_bytes_per_s=9e9), 0)
+    tiered = pool_worker(PoolSpec(model="llama-3.3-70b", dram_tokens=1_000_000, dram_bytes_per_s=9e9), 0)
+    assert (plain.dram_tokens, plain.restore_bytes_per_s) == (0, None)
+    assert (tiered.dram_tokens, tiered.restore_bytes_per_s) == (1_000_000, 9e9)
 
 
 def test_pool_workers_have_names_profiles_and_memory(tmp_path):

@@ -22,7 +22,7 @@ class FabricConfig:
     # The registry.
     prediction_ttl_s: float = 3_600.0  # a predicted prefix counts no longer than this after its last use
     event_lag_s: float = 5.0  # the same on a worker whose KV events we see: truth has arrived by then
-    restore_bytes_per_s: float = 50e9  # loading KV back from a lower tier
+    restore_bytes_per_s: float = 50e9  # loading KV back from a lower tier, where a worker does not say
 
     # Routing and hold-back (docs/decisions/003-hold-back.md has the evidence for each).
     cold_tokens: int = 32_000  # a call with more than this to prefill is cold
@@ -31,6 +31,8 @@ class FabricConfig:
     stretch_target: float = 3.0  # a pipeline without deadline is due at this multiple of its time without queues
     lapse_s: float = 1_200.0  # a call that waited this long has lapsed: now and then an idle context makes way for it
     yield_share: float = 0.1  # how often: the share of a worker's seconds that lapsed cold prefills may take
+    tier_margin: float = 0.8  # share of HBM and DRAM, where workers have a DRAM tier, that live contexts may fill
+    tier_lapse_s: float = 1_800.0  # `lapse_s` where workers have a DRAM tier
     start_soon_s: float = 10.0  # bind to a worker only if its prefill backlog is at most this
     interference_share: float = 0.3  # share of a prefill's seconds that each running decode loses
     displaced_reuse: float = 0.1  # odds that what a full worker forgets first is asked for again

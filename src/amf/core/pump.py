@@ -31,7 +31,8 @@ def pump(book: Book, policies: Policies, pool: Pool) -> list[Decision]:
             decisions.append(_dispatch(book, state, placement, due_s))
             view.dispatched = pool.dispatched
             continue
-        view.reserved = view.reserved or placement.reserve
+        if placement.reserve:
+            view.reserved.add(placement.reserve)
         if not state.held:
             state.held = True
             decisions.append(Hold(call_id=state.call.call_id, because=placement.because))
@@ -49,6 +50,10 @@ def _view(book: Book, pool: Pool) -> PoolView:
         workers=pool.usable,
         warmth=pool.warmth,
         dispatched=pool.dispatched,
+        tiers_tokens=pool.tiers_tokens,
+        live_tokens=pool.waiting_tokens + sum(book.lanes.home(name).live_tokens for name in pool.workers)
+        if pool.tiers_tokens
+        else 0,
     )
 
 

@@ -101,7 +101,9 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """One engine endpoint as declared or probed. Its speed is a starting belief, corrected online from what is observed."""
+    """One engine endpoint as declared or probed. Its speed is a starting belief, corrected online from what is observed.
+    `dram_tokens`: what a lower tier holds of what KV memory has forgotten, beside it; loaded back at `restore_bytes_per_s`
+    (None: as the fabric's configuration says)."""
 
     name: str
     pool: str
@@ -109,6 +111,8 @@ class Worker:
     kv_tokens: int
     block_tokens: int = 16
     max_running: int = 256
+    dram_tokens: int = 0
+    restore_bytes_per_s: float | None = None
     has_kv_events: bool = False
     has_priority: bool = False
     attributes: tuple[tuple[str, str], ...] = ()

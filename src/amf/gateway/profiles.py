@@ -44,6 +44,8 @@ def worker_of(config: WorkerConfig, name: str, info: EngineInfo, *, exact: bool)
         kv_tokens=kv_tokens,
         block_tokens=config.block_tokens or info.block_tokens or _DEFAULT_BLOCK_TOKENS,
         max_running=config.max_running,
+        dram_tokens=config.dram_tokens,
+        restore_bytes_per_s=config.dram_bytes_per_s,
         has_kv_events=exact and info.capabilities.kv_events,
         has_priority=config.priority,
     )

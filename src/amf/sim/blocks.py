@@ -28,6 +28,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from amf.sim.dram import DramTier
+
 
 @dataclass(slots=True, eq=False)
 class Stretch:
@@ -83,12 +85,13 @@ class BlockTable:
 
 class BlockPool:
     """`blocks` physical blocks. Raises ValueError when asked for more than are free: callers look at `free`
-    before."""
+    before. What it forgets to make room goes to `lower`, if there is such a tier."""
 
-    def __init__(self, blocks: int) -> None:
+    def __init__(self, blocks: int, lower: DramTier | None = None) -> None:
         if blocks < 1:
             raise ValueError(f"a block pool needs at least one block, not {blocks}")
         self.total = blocks
+        self.lower = lower
         self.releases = 0  # grows whenever a request that found no room may find some
         self.cached_free = 0  # free blocks that can still be found
         self._blank = blocks
@@ -138,7 +141,7 @@ class BlockPool:
         blank = min(count, self._blank)
         self._blank -= blank
         table.blank += count
-        return self._forget_oldest(count - blank) if blank < count else []
+        return self._forget_oldest(count - blank, self.lower) if blank < count else []
 
     def store(self, table: BlockTable, end: int) -> None:
         """Make the blocks before `end`, which a request holds, findable under its keys."""
@@ -257,8 +260,8 @@ class BlockPool:
             table.parts.append((copy, depth + 1))
         return known
 
-    def _forget_oldest(self, count: int) -> list[int]:
-        """Forget the `count` oldest idle blocks. Returns the keys they had."""
+    def _forget_oldest(self, count: int, lower: DramTier | None = None) -> list[int]:
+        """Forget the `count` oldest idle blocks, which go to the `lower` tier. Returns the keys they had."""
         self.cached_free -= count
         forgotten: list[int] = []
         while count:
@@ -272,9 +275,12 @@ class BlockPool:
                 del self._idle[stretch]
                 if stretch.is_first:
                     del self._index[keys[-1]]
+            stale = 0 if not self._copies else len(self._copies.keys() & keys) if stretch.is_first else taken
             if self._copies:
                 self._forget_copies(stretch, keys)
             forgotten += keys
+            if lower is not None:
+                lower.put(keys, stale)
         return forgotten
 
     def _forget_copies(self, stretch: Stretch, keys: list[int]) -> None:

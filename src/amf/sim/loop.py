@@ -12,6 +12,7 @@ from heapq import heappop, heappush
 from itertools import count
 from random import Random
 
+from amf.core.config import FabricConfig
 from amf.core.decisions import Cancel, Decision, Dispatch, Refuse, WakeAt
 from amf.core.events import (
     CallArrived,
@@ -27,10 +28,12 @@ from amf.core.events import (
     WorkerLost,
 )
 from amf.core.fabric import Fabric
-from amf.core.types import Worker
+from amf.core.types import Tier, Worker
 from amf.sim.live import LivePipeline
 from amf.sim.messages import (
+    BlocksDropped,
     BlocksEvicted,
+    BlocksOffloaded,
     BlocksStored,
     Finished,
     FirstTokenOut,
@@ -253,11 +256,17 @@ class Simulation:
                     self._tell(FirstToken(at_s=self.now_s, call_id=call_id, attempt=call.attempt))
                 else:
                     self._finish(call_id, call, event)
-            case BlocksStored(keys=keys) | BlocksEvicted(keys=keys) if self._specs[name].has_kv_events:
-                kind = PrefixStored if isinstance(event, BlocksStored) else PrefixEvicted
+            case (
+                BlocksStored(keys=keys)
+                | BlocksEvicted(keys=keys)
+                | BlocksOffloaded(keys=keys)
+                | BlocksDropped(keys=keys)
+            ) if self._specs[name].has_kv_events:
+                kind = PrefixStored if isinstance(event, BlocksStored | BlocksOffloaded) else PrefixEvicted
+                tier = Tier.DRAM if isinstance(event, BlocksOffloaded | BlocksDropped) else Tier.HBM
                 if self._random.random() >= self.faults.event_loss:
                     delayed_s = self.now_s + self.faults.event_delay_s
-                    self._at(delayed_s, lambda: self._tell(kind(at_s=self.now_s, name=name, keys=keys)))
+                    self._at(delayed_s, lambda: self._tell(kind(at_s=self.now_s, name=name, keys=keys, tier=tier)))
             case Started():
                 pass
 
@@ -333,6 +342,11 @@ def _engine(worker: Worker, workload: Workload) -> SimWorker:
         raise ValueError(f"a workload mixes block sizes {sizes}; an engine has one")
     block_tokens = sizes[0] if sizes else worker.block_tokens
     config = SimWorkerConfig(
-        profile=worker.profile, kv_tokens=worker.kv_tokens, block_tokens=block_tokens, max_running=worker.max_running
+        profile=worker.profile,
+        kv_tokens=worker.kv_tokens,
+        block_tokens=block_tokens,
+        max_running=worker.max_running,
+        dram_tokens=worker.dram_tokens,
+        dram_bytes_per_s=worker.restore_bytes_per_s or FabricConfig().restore_bytes_per_s,
     )
     return SimWorker(config, outcomes_only=not worker.has_kv_events)

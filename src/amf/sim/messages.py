@@ -20,6 +20,8 @@ class SimWorkerConfig:
     max_waiting: int | None = None  # queue limit; None: unbounded
     scheduling: Literal["fcfs", "priority"] = "fcfs"
     prefix_caching: bool = True
+    dram_tokens: int = 0  # what KV memory forgets and this holds is loaded back, not computed again; 0: no such tier
+    dram_bytes_per_s: float = 50e9  # of the link back from there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,20 @@ class BlocksStored(SimEvent):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlocksEvicted(SimEvent):
     """One physical copy of each of these blocks was reused for something else."""
+
+    keys: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlocksOffloaded(SimEvent):
+    """HBM has no copy of these blocks any more; they are in DRAM now."""
+
+    keys: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlocksDropped(SimEvent):
+    """These blocks are in DRAM no more: loaded back, computed anew, or forgotten."""
 
     keys: tuple[int, ...]
 

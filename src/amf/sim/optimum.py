@@ -59,8 +59,8 @@ def bounds_of(workload: Workload, fleet: Sequence[Worker]) -> Bounds:
 
 def belady_hit_ratio(workload: Workload, fleet: Sequence[Worker], order: Sequence[tuple[str, int]]) -> float | None:
     """The best share of prompt tokens from cache when the calls (pipeline, index) are served in `order`, each pool's
-    memory taken as one cache. None for no calls. Memory for outputs is not charged, and a policy that serves another
-    order may hit more. Raises ValueError if a prompt exceeds its pool's memory."""
+    memory, with what its workers have in DRAM, taken as one cache. None for no calls. Memory for outputs is not charged,
+    and a policy that serves another order may hit more. Raises ValueError if a prompt exceeds its pool's memory."""
     calls = {(pipeline.pipeline_id, call.index): call for pipeline in workload.pipelines for call in pipeline.calls}
     served = [calls[each] for each in order]
     prompts: dict[str, list[PromptPlan]] = {}
@@ -73,7 +73,7 @@ def belady_hit_ratio(workload: Workload, fleet: Sequence[Worker], order: Sequenc
         if len(sizes) > 1:
             raise ValueError(f"a cache has one block size, the calls have {sorted(sizes)}")
         (size,) = sizes
-        capacity = sum(worker.kv_tokens // size for worker in fleet if worker.pool == pool)
+        capacity = sum(worker.kv_tokens // size + worker.dram_tokens // size for worker in fleet if worker.pool == pool)
         hit_tokens += size * sum(belady_hit_blocks(asked, capacity))
     prompt_tokens = sum(call.prompt.total_tokens for call in served)
     return hit_tokens / prompt_tokens if prompt_tokens else None

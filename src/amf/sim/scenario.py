@@ -102,7 +102,14 @@ def pool_worker(pool: PoolSpec, index: int) -> Worker:
         kv_tokens = pool.kv_tokens or kv_capacity_tokens(model, gpu, deployment)
     except ValueError as error:
         raise ScenarioError(f"[[pool]] {pool.model}: {error}") from error
-    return Worker(name=f"{pool.name}-{index}", pool=pool.name, profile=profile, kv_tokens=kv_tokens)
+    return Worker(
+        name=f"{pool.name}-{index}",
+        pool=pool.name,
+        profile=profile,
+        kv_tokens=kv_tokens,
+        dram_tokens=pool.dram_tokens,
+        restore_bytes_per_s=pool.dram_bytes_per_s if pool.dram_tokens else None,
+    )
 
 
 def _workload(table: Any, source: str | Path) -> WorkloadSpec:

@@ -74,7 +74,11 @@ def part_workload(spec: WorkloadSpec, part: PartSpec) -> WorkloadSpec:
 def checked_pools(pools: tuple[PoolSpec, ...], source: Source) -> tuple[PoolSpec, ...]:
     model_of: dict[str, str] = {}
     for pool in pools:
-        for name in ("workers", "tensor_parallel", "kv_tokens"):
+        if pool.dram_tokens < 0:
+            raise ScenarioError(
+                f"{source}: [[pool]] {pool.model}: dram_tokens = {pool.dram_tokens} must be 0 (no tier) or more"
+            )
+        for name in ("workers", "tensor_parallel", "kv_tokens", "dram_bytes_per_s"):
             value = getattr(pool, name)
             if value is not None and value <= 0:
                 raise ScenarioError(f"{source}: [[pool]] {pool.model}: {name} = {value} must be above 0")

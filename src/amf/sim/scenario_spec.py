@@ -63,7 +63,8 @@ class WorkloadSpec:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSpec:
     """[[pool]]: equal workers of one model. `model` is a preset's name or the path of a Hugging Face config.json. Several
-    tables of one model are one pool of unequal workers. `kv_events`: the workers say what they store and evict."""
+    tables of one model are one pool of unequal workers. `dram_tokens`: a tier below each worker's KV memory (0: none), loaded
+    back at `dram_bytes_per_s`. `kv_events`: the workers say what they store and evict."""
 
     model: str
     workers: int = 1
@@ -72,6 +73,8 @@ class PoolSpec:
     weights: str = "fp8"
     kv: str = "fp8"
     kv_tokens: int | None = None
+    dram_tokens: int = 0
+    dram_bytes_per_s: float = 50e9
     kv_events: bool = True
 
     @property

@@ -14,7 +14,9 @@ from dataclasses import replace
 
 from amf.core.cost import iteration_s
 from amf.sim.messages import (
+    BlocksDropped,
     BlocksEvicted,
+    BlocksOffloaded,
     BlocksStored,
     CacheCleared,
     Finished,
@@ -37,9 +39,9 @@ class SimWorker:
 
     A sequence that would outgrow the worker's whole KV memory ends there, as at an engine's maximum model length. At
     most `token_budget` sequences run at once. `stepping` computes every iteration on its own: same events, only
-    slower. `outcomes_only`: for a shell that waits for first tokens and ends alone. There is no BlocksStored and no
-    BlocksEvicted, and `next_event_s` looks out for nothing else, so that runs can pass over the boundaries of blocks
-    and of prefill chunks: all else is the same, much faster.
+    slower. `outcomes_only`: for a shell that waits for first tokens and ends alone. Nothing is told of blocks, and
+    `next_event_s` looks out for nothing else, so that runs can pass over the boundaries of blocks and of prefill
+    chunks: all else is the same, much faster.
     """
 
     def __init__(self, config: SimWorkerConfig, *, stepping: bool = False, outcomes_only: bool = False) -> None:
@@ -83,7 +85,7 @@ class SimWorker:
             self._counters,
             output_tokens=self._counters.output_tokens + done * scheduler.lockstep.batch,
             computed_tokens=self._counters.computed_tokens + scheduler.tokens_ahead(begun),
-            running=len(scheduler.running),
+            running=len(scheduler.admitted),
             waiting=len(scheduler.waiting),
             kv_used_ratio=(pool.used + taken) / pool.total,
             cached_free_blocks=min(pool.cached_free, pool.free - taken),
@@ -108,7 +110,6 @@ class SimWorker:
         self._live[request.request_id] = live
         waiting.push(live)
         self._interrupt()
-        self._free_at_s = max(self._free_at_s, now_s)
 
     def abort(self, request_id: str, now_s: float) -> bool:
         """Stop a request: at once if it waits, else at the end of the iteration in flight. No event tells of its end.
@@ -139,7 +140,7 @@ class SimWorker:
         if scheduler.idle:
             return None
         run = self._flight or self._plan_run()
-        boundary_s, ahead = (run.end_s, run.count - run.booked) if run else (self._free_at_s, 0)
+        boundary_s, ahead = (run.end_s, run.count - run.booked) if run else (self._start_s(), 0)
         soon_s = math.nextafter(boundary_s, math.inf)
         starts = not self._outcomes_only and scheduler.may_admit(not self._stepping)
         if starts or scheduler.may_preempt(ahead) or self._aborting:
@@ -168,7 +169,7 @@ class SimWorker:
     def clear_cache(self, now_s: float) -> bool:
         """Forget all cached blocks. False, and nothing forgotten, while any block is in use."""
         self._reach(now_s)
-        cleared = self._scheduler.pool.clear()
+        cleared = self._scheduler.clear()
         if cleared:
             self._outbox.append(CacheCleared(at_s=now_s))
         return cleared
@@ -188,11 +189,11 @@ class SimWorker:
         blocks)."""
         scheduler = self._scheduler
         scheduler.check()
-        inside = [live for live in scheduler.running.values() if not live.aborted]
+        inside = [live for live in scheduler.admitted if not live.aborted]
         queued = [live for live in self._live.values() if live in scheduler.waiting]
         assert len(queued) == len(scheduler.waiting), "a request waits that is not live"
         assert {*inside, *queued} == set(self._live.values()), "a live request is neither running nor waiting"
-        assert len(scheduler.running) == len(inside) + len(self._aborting), "an aborted request stays"
+        assert len(scheduler.admitted) == len(inside) + len(self._aborting), "an aborted request stays"
         if isinstance(self._flight, Iteration):
             assert 0 < self._flight.tokens <= self.config.token_budget, "iteration over its token budget"
 
@@ -203,24 +204,35 @@ class SimWorker:
         self._now_s = now_s
         while True:
             if self._flight is None:
-                if self._scheduler.idle or self._free_at_s >= now_s:
+                if self._scheduler.idle or (start_s := self._start_s()) >= now_s:
                     return
+                self._free_at_s = start_s
                 self._flight = self._plan_run() or self._form()
             if self._flight.end_s > now_s:
                 return
             self._land()
 
+    def _start_s(self) -> float:
+        """When the next iteration starts, as nothing is in flight: at once, if there is anything to compute."""
+        scheduler = self._scheduler
+        return max(self._free_at_s, scheduler.loads.next_s) if scheduler.only_loads else self._free_at_s
+
     def _plan_run(self) -> QuietRun | None:
         if not self._is_planned and not self._stepping:
             scheduler, self._is_planned = self._scheduler, True
+            loaded_s = scheduler.next_loaded_s
+            if loaded_s <= self._free_at_s:
+                return None
             ticks = scheduler.silent_ticks() if self._outcomes_only else scheduler.quiet_ticks()
             if ticks > 0:
                 self._plan = QuietRun(self._free_at_s, ticks, lambda ahead: self._seconds(*scheduler.outline(ahead)))
+                if loaded_s < self._plan.end_s:
+                    self._plan.cut(loaded_s)
         return self._plan
 
     def _form(self) -> Iteration:
         start_s = self._free_at_s
-        flight = self._scheduler.form(remember=not self._stepping)
+        flight = self._scheduler.form(not self._stepping, start_s)
         for live in flight.started:
             self._outbox.append(Started(at_s=start_s, request_id=live.request_id, cached_tokens=live.cached_tokens))
         prefill = [(new, before) for _, new, before in flight.chunks]
@@ -237,6 +249,8 @@ class SimWorker:
             self._flight.cut(self._now_s)
             if self._flight.end_s <= self._now_s:
                 self._land()
+        elif self._flight is None:
+            self._free_at_s = max(self._free_at_s, self._now_s)
 
     def _land(self) -> None:
         """What is in flight has ended: its results come out and the aborted leave."""
@@ -250,7 +264,7 @@ class SimWorker:
             firsts, ended = scheduler.complete(flight)
             self._report_tokens(firsts, ended, flight.end_s)
         for live in self._aborting:
-            if live.seq >= 0:
+            if live.seq >= 0 or live in scheduler.loads.waiting:
                 scheduler.drop(live)
         self._aborting.clear()
 
@@ -260,8 +274,14 @@ class SimWorker:
 
     def _report_blocks(self, flight: Iteration) -> None:
         out, at_s = self._outbox.append, flight.end_s
-        if flight.evicted and not self._outcomes_only:
-            out(BlocksEvicted(at_s=at_s, keys=tuple(flight.evicted)))
+        if not self._outcomes_only:
+            for kind, blocks in (
+                (BlocksEvicted, flight.evicted),
+                (BlocksOffloaded, flight.offloaded),
+                (BlocksDropped, flight.dropped),
+            ):
+                if blocks:
+                    out(kind(at_s=at_s, keys=tuple(blocks)))
         for live in flight.preempted:
             if not live.aborted:
                 out(Preempted(at_s=at_s, request_id=live.request_id))
@@ -301,6 +321,8 @@ def _check_config(config: SimWorkerConfig) -> None:
     for name in ("block_tokens", "max_running", "token_budget"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, not {getattr(config, name)}")
+    if config.dram_tokens < 0 or not config.dram_bytes_per_s > 0:
+        raise ValueError("dram_tokens must not be negative, and dram_bytes_per_s above 0")
     if config.kv_tokens < config.block_tokens:
         raise ValueError(f"kv_tokens ({config.kv_tokens}) must hold at least one block of {config.block_tokens} tokens")
 

@@ -6,7 +6,8 @@ prefill got all it asked for). When a block is missing, a victim loses all of it
 the queue; where that is the very request that misses the block, those admitted after it sit this iteration out. In an
 iteration without a victim, waiting requests are then admitted, in order and none past another, while
 tokens, sequences and memory last. A request needs room for its whole known length to be admitted, but takes blocks
-only as it computes.
+only as it computes; one that loads from DRAM first (worker_loads.py) takes all of them at once, is passed by those behind
+it meanwhile, and runs, as if it had been admitted only then, before any that waits.
 
 As in vLLM, a block is findable from the moment its filling is scheduled, so that of two requests with one prompt
 admitted into the same iteration the second finds the first one's blocks.
@@ -14,11 +15,13 @@ admitted into the same iteration the second finds the first one's blocks.
 
 from bisect import bisect_right
 from collections.abc import Mapping
+from math import inf
 from operator import itemgetter
 
 from amf.sim.blocks import BlockPool, count_free, depth_of
 from amf.sim.messages import SimWorkerConfig
 from amf.sim.worker_decode import Lockstep
+from amf.sim.worker_loads import Loads
 from amf.sim.worker_queue import WaitingQueue
 from amf.sim.worker_state import Iteration, Live, WorkerStats
 
@@ -29,7 +32,10 @@ class Scheduler:
     def __init__(self, config: SimWorkerConfig, stats: WorkerStats) -> None:
         self.config = config
         self.stats = stats
-        self.pool = BlockPool(config.kv_tokens // config.block_tokens)
+        self.loads = Loads(config)
+        self.pool = BlockPool(
+            config.kv_tokens // config.block_tokens, self.loads.tier if self.loads.tier.total else None
+        )
         self.lockstep = Lockstep(config.block_tokens, config.prefix_caching)
         self.waiting = WaitingQueue(config.scheduling == "priority")
         self.running: dict[int, Live] = {}  # by order of admission
@@ -40,9 +46,24 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        return not self.running and not self.waiting
+        return not (self.running or self.waiting or self.loads.waiting)
 
-    def form(self, remember: bool) -> Iteration:
+    @property
+    def admitted(self) -> list[Live]:
+        """What runs, and what loads before it does."""
+        return [*self.running.values(), *self.loads.waiting]
+
+    @property
+    def only_loads(self) -> bool:
+        """Nobody can compute anything before a load has come."""
+        return bool(self.loads.waiting) and not self.running and not self.may_admit(True)
+
+    @property
+    def next_loaded_s(self) -> float:
+        """When a load will have come for which the iteration then has time; infinite while there is none."""
+        return inf if self._prefilling else self.loads.next_s
+
+    def form(self, remember: bool, now_s: float) -> Iteration:
         """The next iteration; its blocks are taken and findable, its results are not out. `remember`: do not look
         again at a request that memory refused until memory has changed in its favour (same outcome, less work)."""
         iteration = Iteration()
@@ -55,8 +76,14 @@ class Scheduler:
         iteration.decode_kv_tokens = self.lockstep.kv_tokens
         if not iteration.preempted:
             budget = self.config.token_budget - iteration.tokens
-            while budget > 0 and self.may_admit(remember) and (taken := self._admit(budget, iteration)):
+            while budget > 0 and (loaded := self.loads.take_ready(now_s)):
+                budget -= self._begin(loaded, budget, iteration)
+            while budget > 0 and self.may_admit(remember):
+                taken = self._admit(budget, iteration, now_s)
+                if taken is None:
+                    break
                 budget -= taken
+        iteration.offloaded, iteration.dropped = self.loads.tier.drain()
         return iteration
 
     def outline(self, ticks_ahead: int) -> tuple[list[tuple[int, int]], int, int]:
@@ -110,6 +137,7 @@ class Scheduler:
         if self.lockstep.batch:
             self.lockstep.step(ticks)
             self.stats.output_tokens += ticks * self.lockstep.batch
+        self.loads.tier.drain()
 
     def _make_all_findable(self, fills: list[tuple[int, int, Live, int]]) -> None:
         """Store what requests have filled: (iteration, place in it, request, tokens computed then). Which block holds
@@ -136,7 +164,7 @@ class Scheduler:
 
     def may_admit(self, remember: bool) -> bool:
         """Whether the head of the queue has a chance in the next iteration."""
-        if not self.waiting or len(self.running) >= self.max_running:
+        if not self.waiting or len(self.running) + len(self.loads.waiting) >= self.max_running:
             return False
         if self.lockstep.batch + self._chunk() >= self.config.token_budget:
             return False
@@ -178,8 +206,15 @@ class Scheduler:
             self._vacate(live)
         return firsts, ended
 
+    def clear(self) -> bool:
+        """Forget every key. False, and nothing changes, while any block is held."""
+        if not self.pool.clear():
+            return False
+        self.loads.clear()
+        return True
+
     def drop(self, live: Live) -> None:
-        """Take a running request out; its blocks are free."""
+        """Take an admitted request out; its blocks are free."""
         if live.phase >= 0:
             self.lockstep.leave(live)
         if live is self._prefilling:
@@ -189,15 +224,20 @@ class Scheduler:
     def check(self) -> None:
         """Raise AssertionError where the books do not balance."""
         running, size = list(self.running.values()), self.config.block_tokens
-        self.pool.check([live.table for live in running])
-        assert len(running) <= self.max_running, "too many sequences"
+        self.pool.check([live.table for live in self.admitted])
+        self.loads.tier.check()
+        assert not self.loads.tier.contents().keys() & self.pool.contents().keys(), "a block is in both tiers"
+        assert len(self.admitted) <= self.max_running, "too many sequences"
         decoding = [live for live in running if live.phase >= 0]
         lengths = {live: live.request.prompt_tokens + live.offset + self.lockstep.tick for live in decoding}
         assert len(decoding) == self.lockstep.batch, "lockstep lost a request"
         assert sum(lengths.values()) == self.lockstep.kv_tokens, "lockstep lost count of its tokens"
         for live in running:
             computed = lengths[live] - 1 if live in lengths else live.computed
-            assert 0 <= len(live.table) - -(-computed // size) <= (live in lengths), "blocks do not cover the sequence"
+            ahead = int(live in lengths)
+            if self.pool.lower and not ahead:  # what was loaded from DRAM has all its blocks
+                ahead = -(-live.length // size) - computed // size
+            assert 0 <= len(live.table) - -(-computed // size) <= ahead, "blocks do not cover the sequence"
             assert live not in self.waiting, "running and waiting"
 
     def _fits(self, ticks: int, blocks: int) -> bool:
@@ -261,23 +301,41 @@ class Scheduler:
             iteration.preempted.append(victim)
         return live.seq >= 0
 
-    def _admit(self, budget: int, iteration: Iteration) -> int:
-        """Admit the head of the queue. Returns the tokens it takes of `budget`, 0 when memory refuses it."""
+    def _admit(self, budget: int, iteration: Iteration, now_s: float) -> int | None:
+        """Admit the head of the queue. Returns the tokens it takes of `budget`, None when memory refuses it."""
         live, pool, size = self.waiting.head(), self.pool, self.config.block_tokens
         keys, limit = live.request.block_keys, (live.length - 1) // size
         parts = pool.match(keys, limit) if self.config.prefix_caching else []
         needed, found = -(-live.length // size), depth_of(parts)
         if needed > pool.free and needed - found + count_free(parts) > pool.free:
             self._refused = (live, pool.releases, found if self.config.prefix_caching and found < limit else None)
-            return 0
+            return None
         self.waiting.remove(live)
         live.table, live.computed = pool.hold(parts, keys), found * size
-        live.seq = self._admissions
-        self._admissions += 1
-        self.running[live.seq] = live
+        ready_s = self._load(live, found, now_s, iteration) if pool.lower else now_s
         if live.cached_tokens < 0:
             self._count_start(live)
             iteration.started.append(live)
+        if ready_s > now_s:
+            self.loads.waiting[live] = ready_s
+            return 0
+        return self._begin(live, budget, iteration)
+
+    def _load(self, live: Live, found: int, now_s: float, iteration: Iteration) -> float:
+        """Let what DRAM has beyond the `found` blocks come, if it has any. Returns when all that was found has come."""
+        keys, size = live.request.block_keys, self.config.block_tokens
+        end, ready_s = self.loads.fetch(keys, found, (live.length - 1) // size, now_s)
+        if found < end or ready_s > now_s:
+            live.computed = end * size
+            self._take_blocks(live, -(-live.length // size) - found, iteration)
+            self._make_findable(live, live.computed, iteration)
+        return ready_s
+
+    def _begin(self, live: Live, budget: int, iteration: Iteration) -> int:
+        """An admitted request runs. Returns the tokens it takes of `budget`."""
+        live.seq = self._admissions
+        self._admissions += 1
+        self.running[live.seq] = live
         taken = min(budget, live.length - live.computed)
         self._prefill(live, taken, iteration)
         return taken
@@ -291,7 +349,7 @@ class Scheduler:
         self._prefilling = live if live.computed < live.length else None
 
     def _blocks_for(self, live: Live, tokens: int) -> int:
-        return -(-(live.computed + tokens) // self.config.block_tokens) - len(live.table)
+        return max(0, -(-(live.computed + tokens) // self.config.block_tokens) - len(live.table))
 
     def _take_blocks(self, live: Live, count: int, iteration: Iteration | None = None) -> None:
         if not count:
@@ -305,12 +363,14 @@ class Scheduler:
         first, end = live.table.keyed, computed // self.config.block_tokens
         if self.config.prefix_caching and first < end:
             self.pool.store(live.table, end)
+            self.loads.tier.spoil(live.request.block_keys, first, end)
             if iteration is not None:
                 iteration.stored.append((live, first, end))
 
     def _vacate(self, live: Live) -> None:
         self.pool.release(live.table)
-        del self.running[live.seq]
+        if self.loads.waiting.pop(live, None) is None:
+            del self.running[live.seq]
         live.computed, live.seq = 0, -1
 
     def _count_start(self, live: Live) -> None:

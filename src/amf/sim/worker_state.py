@@ -62,6 +62,8 @@ class Iteration:
     stalled: list[Live] = field(default_factory=list)  # running, but left out of this iteration
     stored: list[tuple[Live, int, int]] = field(default_factory=list)  # request, first block, end block
     evicted: list[int] = field(default_factory=list)
+    offloaded: list[int] = field(default_factory=list)  # to DRAM
+    dropped: list[int] = field(default_factory=list)  # from DRAM
     end_s: float = 0.0
 
     @property

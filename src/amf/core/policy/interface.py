@@ -38,14 +38,17 @@ class View:
 
 @dataclass(slots=True, kw_only=True)
 class PoolView(View):
-    """One pool: its usable workers by name, its registry, how many calls it was ever given (for round-robin), and the worker
-    that takes nothing new because a call that has waited too long needs its memory."""
+    """One pool: its usable workers by name, its registry, how many calls it was ever given (for round-robin), and the workers
+    that take nothing new because a call that has waited too long needs their memory. `tiers_tokens`: HBM and DRAM of all
+    workers, 0 where none has a DRAM tier; there `live_tokens` is what the contexts of all live pipelines take."""
 
     pool: str
     workers: list[WorkerState]
     warmth: Warmth
     dispatched: int
-    reserved: str = ""
+    reserved: set[str] = field(default_factory=set)
+    tiers_tokens: int = 0
+    live_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,13 +72,21 @@ def usable(state: CallState, view: PoolView) -> list[WorkerState]:
     return [worker for worker in view.workers if worker.name not in state.excluded] or view.workers
 
 
+def home_of(state: CallState, view: PoolView) -> WorkerState | None:
+    """The worker that had the program's last call in this pool, if the call may go there."""
+    lane = view.lanes.get(state.call.run_id, state.call.pool)
+    if lane is None:
+        return None
+    return next((worker for worker in usable(state, view) if worker.name == lane.worker), None)
+
+
 def _quotes(state: CallState, contention_s: float, view: PoolView) -> list[_Quote]:
     """Every worker's price, before asking whether it can start the call. The hot loop: one pass, no calls without a hit."""
     now_s, prompt_tokens = view.now_s, state.call.prompt_tokens
     hits, held = view.warmth.hits(state.call.prefix, now_s), view.warmth.predicted_tokens
     share, output_tokens = view.config.interference_share, state.expected_output_tokens
     reuse = view.config.displaced_reuse
-    home_of, own = view.lanes.homes.get, _own_worker(state, view)
+    homes_get, own = view.lanes.homes.get, _own_worker(state, view)
     priced: tuple[object, object] = (None, None)  # most workers share a profile, and the hit of a common system prompt
     profile_s, new_tokens, restores = 0.0, prompt_tokens, False
     quotes: list[_Quote] = []
@@ -88,7 +96,7 @@ def _quotes(state: CallState, contention_s: float, view: PoolView) -> list[_Quot
         if hit is not priced[0] or profile is not priced[1]:
             priced, new_tokens, restores = (hit, profile), prompt_tokens - hit.tokens, hit.tokens != hit.hbm_tokens
             profile_s = prefill_s(profile, new_tokens, hit.tokens)
-        running, home = len(worker.flights), home_of(name)
+        running, home = len(worker.flights), homes_get(name)
         residents = home.residents - (name == own) if home is not None else 0
         total_s = (
             profile_s * worker.prefill_scale * (1.0 + share * running)
@@ -98,7 +106,7 @@ def _quotes(state: CallState, contention_s: float, view: PoolView) -> list[_Quot
         if worker.prefill_free_s > now_s:
             total_s += worker.prefill_free_s - now_s
         if restores:
-            total_s += _restore_s(worker, hit, view)
+            total_s += worker.restore_s(hit.tokens - hit.hbm_tokens, view.config)
         overflow_tokens = held[name] + new_tokens - worker.kv_tokens
         if overflow_tokens > 0 and (kv_tokens := worker.kv_tokens):  # as `_displacement_s`, without its calls
             forgotten_s = prefill_s(profile, overflow_tokens if overflow_tokens < kv_tokens else kv_tokens, 0)
@@ -119,7 +127,7 @@ def _obstacle(state: CallState, worker: WorkerState, hit: Hit, view: PoolView) -
         return ""
     if not worker.flights:
         return "" if _fits_beside_protected(state, worker, hit, view) else _PROTECTED
-    if worker.name == view.reserved:
+    if worker.name in view.reserved:
         return _RESERVED
     call, config = state.call, view.config
     if worker.running >= worker.spec.max_running:
@@ -162,14 +170,6 @@ def _lapsed(state: CallState, view: PoolView) -> bool:
     return view.now_s - state.arrived_s > view.config.lapse_s
 
 
-def _restore_s(worker: WorkerState, hit: Hit, view: PoolView) -> float:
-    """Seconds to load back what is warm only in a lower tier."""
-    lower_tokens = hit.tokens - hit.hbm_tokens
-    if not lower_tokens:
-        return 0.0
-    return lower_tokens * worker.spec.profile.kv_bytes_per_token / view.config.restore_bytes_per_s
-
-
 def _displacement_s(worker: WorkerState, overflow_tokens: int, view: PoolView) -> float:
     """Expected seconds to compute again what a full worker forgets for this call."""
     overflow_tokens = min(overflow_tokens, worker.spec.kv_tokens)
@@ -186,7 +186,7 @@ def _price(quote: _Quote, contention_s: float, view: PoolView, notes: dict[str, 
     if overflow_tokens > 0 and worker.kv_tokens:
         externality_s += _displacement_s(worker, overflow_tokens, view)
     if hit.tokens != hit.hbm_tokens:
-        own_s += _restore_s(worker, hit, view)
+        own_s += worker.restore_s(hit.tokens - hit.hbm_tokens, view.config)
     return Price(
         worker=name,
         total_s=total_s,

@@ -103,6 +103,10 @@ class Book:
         pool.dispatched += 1
         prefill_s = worker.prefill_s(call.prompt_tokens - hit_tokens, hit_tokens)
         backlog_s = worker.backlog_s(self.now_s)
+        restore_s = 0.0
+        if worker.spec.dram_tokens:
+            hit = pool.warmth.hit(worker.name, call.prefix, self.now_s)
+            restore_s = worker.restore_s(hit.tokens - hit.hbm_tokens, self.config)
         flight = Flight(
             call_id=call.call_id,
             attempt=state.attempt,
@@ -110,8 +114,9 @@ class Book:
             hit_tokens=hit_tokens,
             footprint_tokens=call.prompt_tokens + int(state.expected_output_tokens),
             prefill_s=prefill_s,
+            restore_s=restore_s,
             sent_s=self.now_s,
-            due_s=self.now_s + backlog_s + prefill_s,
+            due_s=self.now_s + backlog_s + restore_s + prefill_s,
             backlog_s=backlog_s,
             streams=call.streams,
             cold=call.prompt_tokens - hit_tokens > self.config.cold_tokens,

@@ -29,6 +29,7 @@ class Lane:
     resident_until_s: float = inf
     counted_waiting_tokens: int = 0
     counted_protected_tokens: int = 0
+    counted_live_tokens: int = 0
     counted_resident: bool = False
     paused: bool = False  # a policy took its idle context off the worker's account
     announced_s: tuple[float, float] = (-inf, -inf)  # endings already in the heap
@@ -41,12 +42,13 @@ class Lane:
 class Home:
     """One worker's lanes and their sums."""
 
-    __slots__ = ("lanes", "protected_tokens", "residents", "waiting_tokens")
+    __slots__ = ("lanes", "live_tokens", "protected_tokens", "residents", "waiting_tokens")
 
     def __init__(self) -> None:
         self.lanes: dict[tuple[str, str], Lane] = {}
         self.protected_tokens = 0  # idle, within their protection
         self.waiting_tokens = 0  # idle on the worker while their next call waits with us
+        self.live_tokens = 0  # in flight, or idle and expected back; not while their next call waits with us
         self.residents = 0
 
 
@@ -148,6 +150,10 @@ class Lanes:
                 lane for lane in lanes if lane.idle and not lane.waiting and lane.protected_until_s > self._now_s
             ]
             assert home.protected_tokens == sum(lane.context_tokens for lane in protected)
+            live = [
+                lane for lane in lanes if lane.in_flight or (lane.resident_until_s > self._now_s and not lane.waiting)
+            ]
+            assert home.live_tokens == sum(lane.context_tokens for lane in live)
             assert home.residents == sum(1 for lane in lanes if lane.resident_until_s > self._now_s)
         assert len(self._lanes) == sum(len(home.lanes) for home in self.homes.values())
 
@@ -159,6 +165,7 @@ class Lanes:
             del home.lanes[(run_id, pool)]
             home.waiting_tokens -= lane.counted_waiting_tokens
             home.protected_tokens -= lane.counted_protected_tokens
+            home.live_tokens -= lane.counted_live_tokens
             home.residents -= lane.counted_resident
         return lane
 
@@ -170,6 +177,9 @@ class Lanes:
         lane.counted_waiting_tokens = lane.context_tokens if lane.idle and lane.waiting else 0
         lane.counted_protected_tokens = lane.context_tokens if protected else 0
         lane.counted_resident = lane.resident_until_s > now_s
+        is_live = lane.in_flight or (lane.counted_resident and not lane.waiting)
+        lane.counted_live_tokens = lane.context_tokens if is_live else 0
+        home.live_tokens += lane.counted_live_tokens
         home.waiting_tokens += lane.counted_waiting_tokens
         home.protected_tokens += lane.counted_protected_tokens
         home.residents += lane.counted_resident

@@ -23,6 +23,8 @@ class Pool:
         self.dispatched = 0
         self.down_since_s: float | None = None
         self.usable: list[WorkerState] = []
+        self.tiers_tokens = 0  # HBM and DRAM of all usable workers; 0 if none has DRAM
+        self.waiting_tokens = 0  # of the prompts that wait
         self.paces = Paces()
         self._paces_stamp = 0
         self.unseen_first_tokens = False  # some call in flight does not stream
@@ -32,11 +34,13 @@ class Pool:
         if state.call.call_id in self.waiting:
             self.unwait(state)
         self.waiting[state.call.call_id] = state
+        self.waiting_tokens += state.call.prompt_tokens
         state.queued_as = (state.latest_start_s, state.arrived_s, state.call.call_id)
         insort(self._order, state.queued_as)
 
     def unwait(self, state: CallState) -> None:
         del self.waiting[state.call.call_id]
+        self.waiting_tokens -= state.call.prompt_tokens
         del self._order[bisect_left(self._order, state.queued_as)]
 
     def first(self, count: int) -> list[CallState]:
@@ -59,6 +63,8 @@ class Pool:
     def refresh(self, now_s: float) -> None:
         """Which workers take new calls, by name; since when there is none."""
         self.usable = [w for _, w in sorted(self.workers.items()) if w.status is WorkerStatus.UP]
+        has_tiers = any(worker.spec.dram_tokens for worker in self.usable)
+        self.tiers_tokens = sum(worker.tiers_tokens for worker in self.usable) if has_tiers else 0
         if self.usable:
             self.down_since_s = None
         elif self.down_since_s is None:
@@ -81,4 +87,5 @@ class Pool:
             worker.check_invariants()
         assert sorted(state.queued_as for state in self.waiting.values()) == self._order
         assert all(call_id == state.call.call_id for call_id, state in self.waiting.items())
+        assert self.waiting_tokens == sum(state.call.prompt_tokens for state in self.waiting.values())
         self.warmth.check_invariants()

@@ -53,6 +53,7 @@ def of_worker(worker: WorkerState, pool: Pool, home: Home) -> dict[str, object]:
         "running": worker.running,
         "committed_tokens": worker.committed_tokens,
         "kv_tokens": worker.spec.kv_tokens,
+        "dram_tokens": worker.spec.dram_tokens,
         "cold_prefills": worker.cold_prefills,
         "dispatched": worker.dispatched,
         "failures": worker.failures,

@@ -4,6 +4,9 @@ Two sources, kept apart. *Observed* blocks are engine truth from KV events. *Pre
 must have left behind. On a worker whose events we see, a prediction only bridges the lag until truth arrives
 (`event_lag_s` after the call's end); elsewhere it lives until the LRU estimate evicts it, it expires, or the engine's
 reported `cached_tokens` disproves it (`correct`). Belief is never more than a belief: `drift` records its error.
+
+A worker with a DRAM tier is predicted twice: by an LRU over both tiers, which says what is warm at all, and by one over HBM
+alone, which says what need not be loaded back. What HBM forgets lies in DRAM, so the second is a part of the first.
 """
 
 from collections.abc import Mapping
@@ -40,6 +43,8 @@ class Warmth:
     def __init__(self, config: FabricConfig) -> None:
         self._config = config
         self._predicted = PrefixTree(config.max_warm_blocks)
+        self._predicted_hbm = PrefixTree(config.max_warm_blocks)  # of workers with a lower tier
+        self._tiered: dict[str, None] = {}
         self._observed = Observed()
         self._has_events: dict[str, bool] = {}
         self._block_tokens: dict[str, int] = {}
@@ -48,7 +53,12 @@ class Warmth:
 
     def add_worker(self, worker: Worker) -> None:
         self._memo = None
-        self._predicted.add_worker(worker.name, worker.kv_tokens)
+        self._predicted.add_worker(worker.name, worker.kv_tokens + worker.dram_tokens)
+        self._predicted_hbm.drop_worker(worker.name)
+        self._tiered.pop(worker.name, None)
+        if worker.dram_tokens:
+            self._tiered[worker.name] = None
+            self._predicted_hbm.add_worker(worker.name, worker.kv_tokens)
         self._observed.add_worker(worker.name)
         self._has_events[worker.name] = worker.has_kv_events
         self._block_tokens[worker.name] = worker.block_tokens
@@ -57,8 +67,9 @@ class Warmth:
     def drop_worker(self, name: str) -> None:
         self._memo = None
         self._predicted.drop_worker(name)
+        self._predicted_hbm.drop_worker(name)
         self._observed.drop_worker(name)
-        for table in (self._has_events, self._block_tokens, self.drift):
+        for table in (self._tiered, self._has_events, self._block_tokens, self.drift):
             table.pop(name, None)
 
     def clear_worker(self, name: str) -> None:
@@ -66,6 +77,7 @@ class Warmth:
         self._memo = None
         self._observed.clear_worker(name)
         self._predicted.clear_worker(name)
+        self._predicted_hbm.clear_worker(name)
 
     def stored(self, name: str, keys: tuple[int, ...], tier: Tier) -> None:
         self._memo = None
@@ -86,6 +98,10 @@ class Warmth:
             return Hit(min(tokens, most), min(tokens, most))
 
         found = self._predicted.hits(prefix, now_s, predicted)
+        if self._tiered:
+            in_hbm = self._predicted_hbm.hits(prefix, now_s, lambda tokens: min(tokens, most))
+            for name in self._tiered.keys() & found.keys():
+                found[name] = Hit(found[name].tokens, min(in_hbm.get(name, 0), found[name].tokens))
         seen: dict[str, Hit] = {}
         for (tokens, hbm_tokens), names in self._observed.hits(prefix):
             seen.update(dict.fromkeys(names, Hit(min(tokens, most), min(hbm_tokens, most))))
@@ -93,7 +109,7 @@ class Warmth:
             for name, known in found.items():
                 hit = seen.get(name, COLD)
                 if hit.tokens <= known.tokens:
-                    seen[name] = known
+                    seen[name] = known if hit.hbm_tokens <= known.hbm_tokens else Hit(known.tokens, hit.hbm_tokens)
                 elif hit.hbm_tokens < known.hbm_tokens:
                     seen[name] = Hit(hit.tokens, known.hbm_tokens)
             found = seen
@@ -103,20 +119,29 @@ class Warmth:
     def hit(self, name: str, prefix: Prefix, now_s: float) -> Hit:
         """The same for one worker."""
         most = max(prefix.total_tokens - 1, 0)
-        known = min(self._predicted.hit(name, prefix, now_s), most)
+        known = known_hbm = min(self._predicted.hit(name, prefix, now_s), most)
+        if name in self._tiered:
+            known_hbm = min(self._predicted_hbm.hit(name, prefix, now_s), known)
         tokens, hbm_tokens = self._observed.hit(name, prefix)
-        return Hit(known, known) if tokens <= known else Hit(min(tokens, most), min(max(hbm_tokens, known), most))
+        if tokens <= known:
+            return Hit(known, max(known_hbm, hbm_tokens))
+        return Hit(min(tokens, most), min(max(hbm_tokens, known_hbm), most))
 
     def dispatched(self, name: str, prefix: Prefix, now_s: float) -> float:
         """A call was sent. Returns when its warm part was last used before (for `correct`)."""
         self._memo = None
+        if name in self._tiered:
+            self._predicted_hbm.pin(name, prefix, now_s)
         return self._predicted.pin(name, prefix, now_s)
 
     def ended(self, name: str, prefix: Prefix, now_s: float, completed: bool) -> None:
         """The call ended there. Only a completed prefill is believed to have left the whole prompt behind."""
         self._memo = None
         lag_s = self._config.event_lag_s if self._has_events.get(name) else self._config.prediction_ttl_s
-        self._predicted.unpin(name, prefix, now_s, now_s + lag_s if completed else now_s)
+        until_s = now_s + lag_s if completed else now_s
+        self._predicted.unpin(name, prefix, now_s, until_s)
+        if name in self._tiered:
+            self._predicted_hbm.unpin(name, prefix, now_s, until_s)
 
     def correct(self, name: str, believed_tokens: int, reported_tokens: int, used_s: float) -> None:
         """Compare a hit believed at dispatch with the engine's report. A miss beyond rounding means the engine evicted what
@@ -134,6 +159,7 @@ class Warmth:
         if gap_tokens > believed_tokens // 16 + 2 * max(self._block_tokens[name], 256) and not self._has_events[name]:
             self._memo = None
             drift.forgotten_tokens += self._predicted.forget_older(name, used_s)
+            self._predicted_hbm.forget_older(name, used_s)
 
     @property
     def predicted_tokens(self) -> Mapping[str, int]:
@@ -148,3 +174,4 @@ class Warmth:
 
     def check_invariants(self) -> None:
         self._predicted.check_invariants()
+        self._predicted_hbm.check_invariants()

@@ -11,6 +11,7 @@ from enum import StrEnum
 from heapq import heappop, heappush
 from math import exp, inf
 
+from amf.core.config import FabricConfig
 from amf.core.cost import decode_iteration_s, prefill_s
 from amf.core.state.pace import Paces
 from amf.core.types import Worker
@@ -34,6 +35,7 @@ class Flight:
     hit_tokens: int
     footprint_tokens: int  # prompt and expected output: the memory it will take
     prefill_s: float
+    restore_s: float  # before it: loading back what lies in a lower tier
     sent_s: float
     due_s: float  # first token expected
     backlog_s: float  # prefill that was in front of it
@@ -49,6 +51,7 @@ class WorkerState:
         self.spec = spec
         self.name = spec.name
         self.kv_tokens = spec.kv_tokens
+        self.tiers_tokens = spec.kv_tokens + spec.dram_tokens  # HBM and what lies below it
         self.profile = spec.profile
         self.status = WorkerStatus.UP
         self.flights: dict[str, Flight] = {}
@@ -92,6 +95,13 @@ class WorkerState:
         """Expected seconds to prefill, by profile and observed speed."""
         return prefill_s(self.profile, new_tokens, cached_tokens) * self.prefill_scale
 
+    def restore_s(self, lower_tokens: int, config: FabricConfig) -> float:
+        """Seconds to load back what is warm only in a lower tier."""
+        if not lower_tokens:
+            return 0.0
+        bytes_per_s = self.spec.restore_bytes_per_s or config.restore_bytes_per_s
+        return lower_tokens * self.spec.profile.kv_bytes_per_token / bytes_per_s
+
     def recent_prefill_s(self, now_s: float) -> float:
         """Seconds of prefill sent here of late: each counts e times less with every three minutes."""
         total_s, as_of_s = self._recent_prefill
@@ -119,7 +129,8 @@ class WorkerState:
         flight.first_token_s = now_s
         expected_s = prefill_s(self.profile, flight.prompt_tokens - flight.hit_tokens, flight.hit_tokens)
         if flight.backlog_s <= flight.prefill_s:  # mostly its own prefill, not a queue
-            observed_s = min(max(now_s - flight.sent_s - flight.backlog_s, 0.0), 100.0 * expected_s)
+            waited_s = flight.backlog_s + flight.restore_s
+            observed_s = min(max(now_s - flight.sent_s - waited_s, 0.0), 100.0 * expected_s)
             self._paces.prefill.observe(observed_s, expected_s)
             self._pool_paces.observe(self._pool_paces.prefill, observed_s, expected_s)
             self.refresh_paces()

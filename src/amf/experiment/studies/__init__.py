@@ -15,6 +15,7 @@ from amf.experiment.studies import (
     scale,
     sessions,
     staleness,
+    tiers,
 )
 from amf.experiment.study import Options, Setting, Study
 from amf.sim.scenario import ScenarioError
@@ -22,6 +23,7 @@ from amf.sim.scenario import ScenarioError
 _MODULES: Mapping[str, ModuleType] = {
     "sessions": sessions,
     "memory-pressure": memory_pressure,
+    "tiers": tiers,
     "rivals": rivals,
     "load-sweep": load_sweep,
     "ablation": ablation,

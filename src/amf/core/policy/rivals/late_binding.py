@@ -8,7 +8,7 @@ queue do not overtake it there.
 
 from amf.core.decisions import Because
 from amf.core.policy.interface import Placement, PoolView
-from amf.core.policy.routing import usable
+from amf.core.policy.routing import home_of, usable
 from amf.core.state.pipelines import CallState
 from amf.core.state.workers import WorkerState
 
@@ -24,7 +24,8 @@ def late_least_loaded(state: CallState, view: PoolView) -> Placement:
         worker = min(ready, key=lambda w: (w.running, w.name))
         return Placement(worker.name, Because(reason=f"can start, fewest calls in flight ({worker.running})"))
     short = [w for w in workers if obstacles[w.name] == _MEMORY]
-    claimed = min(short, key=lambda w: (-w.free_tokens(), w.name)).name if short else ""
+    claims = bool(short) and not view.reserved
+    claimed = min(short, key=lambda w: (-w.free_tokens(), w.name)).name if claims else ""
     reason = f"queued: {workers[0].name}: {obstacles[workers[0].name]}, and so on for all {len(workers)}"
     return Placement(None, Because(reason=reason), reserve=claimed)
 
@@ -39,22 +40,16 @@ def late_sticky(state: CallState, view: PoolView) -> Placement:
     if not obstacle:
         return Placement(home.name, Because(reason="the program's own worker"))
     reason = f"queued for the program's own worker {home.name}: {obstacle}"
-    return Placement(None, Because(reason=reason), reserve=home.name if obstacle == _MEMORY else "")
-
-
-def home_of(state: CallState, view: PoolView) -> WorkerState | None:
-    """The worker that had the program's last call in this pool, if the call may go there."""
-    lane = view.lanes.get(state.call.run_id, state.call.pool)
-    if lane is None:
-        return None
-    return next((worker for worker in usable(state, view) if worker.name == lane.worker), None)
+    return Placement(
+        None, Because(reason=reason), reserve=home.name if obstacle == _MEMORY and not view.reserved else ""
+    )
 
 
 def _obstacle(state: CallState, worker: WorkerState, view: PoolView) -> str:
     """Why the call cannot start soon there; empty if it can, or if it never will and the engine must say so."""
     if not worker.flights or 0 < worker.kv_tokens <= state.call.prompt_tokens:
         return ""
-    if worker.name == view.reserved:
+    if worker.name in view.reserved:
         return "kept free for an earlier call"
     if worker.running >= worker.spec.max_running:
         return "all sequences are taken"

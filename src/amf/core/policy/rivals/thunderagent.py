@@ -13,6 +13,9 @@ what agent tools take; one second, which is what Dynamo's documentation names, f
 The published resume order is best fit decreasing: programs that have run before new ones, largest first. It lets small
 programs wait beside large ones; `thunderagent-fcfs` resumes in order of arrival, which is our strengthening and not theirs.
 
+Where workers have a DRAM tier it is memory like HBM, which is our strengthening as well: the sum may fill both, and a paused
+program resumes on its own worker if it fits there, since its KV may still lie in the tier.
+
 A tick is a multiple of `thunderagent_tick_s` on the clock: a program can be paused at the first look after one that fell into
 its acting. A program that reasons is never paused, as nothing of it runs between two calls, and one paused while acting
 resumes with its next call. Not reproduced: clearing a paused program's KV (the engine evicts it when it needs the room),
@@ -25,8 +28,7 @@ from math import inf
 from amf.core.decisions import Because
 from amf.core.policy.interface import Placement, PoolView, View
 from amf.core.policy.ordering import LAST_S
-from amf.core.policy.rivals.late_binding import home_of
-from amf.core.policy.routing import usable
+from amf.core.policy.routing import home_of, usable
 from amf.core.state.lanes import Lane
 from amf.core.state.pipelines import CallState
 from amf.core.state.workers import WorkerState
@@ -50,7 +52,9 @@ def _placed(state: CallState, view: PoolView, half_life_s: float) -> Placement:
     if lane is not None and home is not None and (lane.in_flight or not (lane.paused or state.held)):
         return Placement(home.name, Because(reason="its program was not paused"), pauses=pauses)
     worker = min(usable(state, view), key=lambda w: (-rooms[w.name][0], w.running, w.name))
-    free_tokens, needed_tokens = rooms[worker.name][0], min(_needed_tokens(state, view), worker.kv_tokens)
+    if home is not None and home.spec.dram_tokens and _needed_tokens(state, view) <= rooms[home.name][0]:
+        worker = home
+    free_tokens, needed_tokens = rooms[worker.name][0], min(_needed_tokens(state, view), worker.tiers_tokens)
     if needed_tokens <= free_tokens:
         reason = f"resumed: {free_tokens} tokens free on {worker.name}"
         return Placement(worker.name, Because(reason=reason), pauses=pauses)
@@ -85,7 +89,7 @@ def _room(worker: WorkerState, view: PoolView, half_life_s: float) -> tuple[int,
         for lane in view.lanes.home(worker.name).lanes.values()
         if not (lane.in_flight or lane.waiting or lane.paused)
     ]
-    free_tokens = worker.free_tokens() - buffer_tokens * worker.running
+    free_tokens = worker.tiers_tokens - worker.committed_tokens - buffer_tokens * worker.running
     free_tokens -= sum(counted_tokens(lane) for lane in acting)
     paused: list[str] = []
     if free_tokens < 0:
