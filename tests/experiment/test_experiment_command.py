@@ -102,10 +102,13 @@ def test_all_studies_make_one_page_and_are_resumed(tmp_path: Path, monkeypatch: 
         assert (keep / f"{each['experiment']}.html").exists()
     assert f"Python {platform.python_version()}" in text and "cores" in text
     assert all(goal["name"] in text for each in made for goal in each["goals"])
+    runs = sorted((keep / "runs").iterdir())
     again = experiment(*arguments)
-    assert again.output.count("kept in") == 2 and page.read_text() == text
-    other = experiment("all", *TINY[:-2], "--jobs", 1, "--seeds", 2, "--keep", keep, "--resume")
-    assert "kept in" not in other.output, "kept figures of another command are not these"
+    assert ": runs " not in again.output and page.read_text() == text
+    runs[0].unlink()
+    mended = experiment(*arguments)
+    assert mended.output.count(": runs 1 (") == 1 and mended.output.count(": runs ") == 1, mended.output
+    assert page.read_text() == text and sorted((keep / "runs").iterdir()) == runs
     assert "is for one study" in experiment("all", "--json", tmp_path / "x.json").output
 
 

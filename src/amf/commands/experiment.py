@@ -8,7 +8,7 @@ import typer
 
 from amf.experiment.page import write_page
 from amf.experiment.results import collect, page, write_document
-from amf.experiment.run import Document, command_of, run
+from amf.experiment.run import Document, run
 from amf.experiment.show import show
 from amf.experiment.studies import STUDIES, about, study_named
 from amf.experiment.study import Options
@@ -33,8 +33,12 @@ _Trace = Annotated[
     typer.Option(help="A recording, or a folder of them: sessions and Mooncake requests. Repeatable."),
 ]
 _Markdown = Annotated[Path | None, typer.Option(help="With all: write every study's tables into this page.")]
-_Keep = Annotated[Path, typer.Option(help="With all: the folder that keeps each study's JSON.")]
-_Resume = Annotated[bool, typer.Option("--resume", help="With all: studies kept in that folder are not run again.")]
+_Keep = Annotated[
+    Path, typer.Option(help="The folder for each study's JSON (with all) and for finished runs (to resume).")
+]
+_Resume = Annotated[
+    bool, typer.Option("--resume", help="Keep each finished run there, and play none again that is kept.")
+]
 _JsonFile = Annotated[Path | None, typer.Option("--json", help="Write goals and rows here.")]
 _HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write a self-contained page here.")]
 
@@ -67,10 +71,10 @@ def experiment(
     try:
         check_writable(("--json", json_file), ("--html", html_file), ("--markdown", markdown))
         options = Options(quick=quick, seeds=seeds, pipelines=pipelines, traces=recordings(trace or ()))
-        runner = _Runner(options, jobs or cores(), ray)
+        runner = _Runner(options, jobs or cores(), ray, keep / "runs" if resume else None)
         if name == _ALL:
             _refuse_for_all(json_file, html_file)
-            _run_all(runner, markdown, keep, resume)
+            _run_all(runner, markdown, keep)
             return
         document = runner.run(name)
         show(document)
@@ -89,13 +93,14 @@ def experiment(
 class _Runner:
     """Plays studies under one set of options."""
 
-    def __init__(self, options: Options, jobs: int, ray: str | None) -> None:
+    def __init__(self, options: Options, jobs: int, ray: str | None, runs: Path | None) -> None:
         self.options = options
+        self._runs = runs
         self._players = players(jobs, ray)
         self._width = f"Ray at {ray}" if ray else f"processes {jobs}"
 
     def run(self, name: str) -> Document:
-        return run(study_named(name, self.options), self.options, self._players, self._width)
+        return run(study_named(name, self.options), self.options, self._players, self._width, self._runs)
 
 
 def _refuse_for_all(json_file: Path | None, html_file: Path | None) -> None:
@@ -104,9 +109,8 @@ def _refuse_for_all(json_file: Path | None, html_file: Path | None) -> None:
             raise ScenarioError(f"{option} {file}: is for one study; all keep theirs in the folder of --keep")
 
 
-def _run_all(runner: _Runner, markdown: Path | None, keep: Path, resume: bool) -> None:
-    commands = {name: command_of(name, runner.options) for name in STUDIES}
-    documents = collect(commands, keep, resume, runner.run, lambda line: typer.echo(line, err=True))
+def _run_all(runner: _Runner, markdown: Path | None, keep: Path) -> None:
+    documents = collect(list(STUDIES), keep, runner.run, lambda line: typer.echo(line, err=True))
     for document in documents:
         show(document)
         write_page(keep / f"{document['experiment']}.html", document)

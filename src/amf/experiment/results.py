@@ -1,11 +1,9 @@
-"""All studies into one Markdown page. Each study's document is kept as it is finished, and taken from there when asked to
-resume, so that an interrupted run loses one study at most. Nothing on the page is written by hand but what is true of any
-figures."""
+"""All studies into one Markdown page. Nothing on it is written by hand but what is true of any figures."""
 
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,27 +24,16 @@ below 1. A goal is met or missed by its value; whether the difference is noise s
 
 
 def collect(
-    commands: Mapping[str, str], folder: Path, resume: bool, play: Callable[[str], Document], say: Callable[[str], None]
+    names: Sequence[str], folder: Path, play: Callable[[str], Document], say: Callable[[str], None]
 ) -> list[Document]:
-    """The document of each study, played or, to `resume`, read from `folder` if it is there and answers the same command.
-    `commands` by study. Raises OSError, and what `play` raises."""
+    """The document of each study, also written to `folder`. Raises OSError, and what `play` raises."""
     folder.mkdir(parents=True, exist_ok=True)
     documents: list[Document] = []
-    for number, (name, command) in enumerate(commands.items(), start=1):
-        file = folder / f"{name}.json"
-        kept = _kept(file, command) if resume else None
-        say(f"study {number} of {len(commands)}: {name}" + (f", kept in {file}" if kept else ""))
-        documents.append(kept or play(name))
-        if not kept:
-            write_document(file, documents[-1])
+    for number, name in enumerate(names, start=1):
+        say(f"study {number} of {len(names)}: {name}")
+        documents.append(play(name))
+        write_document(folder / f"{name}.json", documents[-1])
     return documents
-
-
-def _kept(file: Path, command: str) -> Document | None:
-    if not file.exists():
-        return None
-    document: Document = json.loads(file.read_text(encoding="utf-8"))
-    return document if document["command"] == command else None
 
 
 def write_document(file: Path, document: Document) -> None:

@@ -8,47 +8,54 @@ depends on the study and its seeds alone; only where the study says it is `measu
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from amf import __version__
 from amf.experiment.goals import judge
+from amf.experiment.kept import run_file
 from amf.experiment.study import OURS, Options, Setting, Study
 from amf.sim.paired import comparisons, means
 from amf.sim.report import Report
 from amf.sim.study import Case
-from amf.simulate.play import Played, Players, Task
+from amf.simulate.play import Played, Players, Task, kept
 from amf.simulate.run import play_tasks
 
 Document = dict[str, Any]
 
 
-def tasks_of(study: Study) -> list[Task]:
-    """Setting by setting, seed by seed: what shares a workload stands together, so that it is made once."""
-    return [
-        Task(
-            scenario=setting.scenario,
-            case=Case(
-                policy=variant.name,
-                seed=seed,
-                bundle=variant.bundle,
-                config=variant.config,
-                error_sigma=variant.error_sigma,
-            ),
-            label=setting.label,
-        )
-        for setting in study.settings
-        for seed in study.seeds
-        for variant in setting.variants
-    ]
+def tasks_of(study: Study, runs: Path | None = None) -> list[Task]:
+    """Setting by setting, seed by seed: what shares a workload stands together, so that it is made once. `runs`: the folder
+    in which each leaves its figures."""
+    tasks: list[Task] = []
+    for setting in study.settings:
+        for seed in study.seeds:
+            for variant in setting.variants:
+                case = Case(
+                    policy=variant.name,
+                    seed=seed,
+                    bundle=variant.bundle,
+                    config=variant.config,
+                    error_sigma=variant.error_sigma,
+                )
+                file = runs and run_file(runs, study.name, setting.label, setting.scenario, case)
+                tasks.append(Task(scenario=setting.scenario, case=case, label=setting.label, keep=file))
+    return tasks
 
 
-def run(study: Study, options: Options, players: Players, width: str) -> Document:
-    """`width`: how many play, for the first line of progress. Raises as `play_tasks` does."""
-    tasks = tasks_of(study)
-    played = play_tasks(tasks, players, f"amf experiment {study.name}: runs {len(tasks)}, {width}")
+def run(study: Study, options: Options, players: Players, width: str, runs: Path | None = None) -> Document:
+    """`width`: how many play, for the first line of progress. `runs`: a folder of finished runs, which are not played again.
+    Raises as `play_tasks` does, and OSError."""
+    tasks = tasks_of(study, runs)
+    found = {index: old for index, task in enumerate(tasks) if task.keep and (old := kept(task.keep))}
+    missing = [index for index in range(len(tasks)) if index not in found]
+    known = f" ({len(found)} more are kept)" if found else ""
+    start = f"amf experiment {study.name}: runs {len(missing)}{known}, {width}"
+    played = play_tasks([tasks[index] for index in missing], players, start) if missing else []
+    found |= dict(zip(missing, played, strict=True))
     reports: dict[str, list[Report]] = {setting.label: [] for setting in study.settings}
-    for task, each in zip(tasks, played, strict=True):
-        reports[task.label].append(_report(each, study.measured))
+    for index, task in enumerate(tasks):
+        reports[task.label].append(_report(found[index], study.measured))
     return document(study, options, reports)
 
 

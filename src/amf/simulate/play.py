@@ -1,10 +1,13 @@
 """One task: a case on a scenario, played to its end. Who plays it, and where, changes no figure of its report."""
 
+import json
+import os
 import resource
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from amf.bench.driver import PipelineRun
@@ -17,11 +20,12 @@ from amf.simulate.progress import StudyProgress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """`label` tells it from others in lines of progress."""
+    """`label` tells it from others in lines of progress. `keep`: a file that whoever plays it leaves the figures in."""
 
     scenario: Scenario
     case: Case
     label: str = ""
+    keep: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +68,27 @@ def play_task(task: Task, watch: Watch) -> Played:
     """Raises ScenarioError if the workload cannot be built, and what `watch` raises."""
     stopwatch = _Stopwatch(watch)
     outcome = play(task.scenario, task.case, stopwatch)
-    return Played(
+    played = Played(
         report=outcome.report,
         runs=page_runs(outcome),
         calls=len(outcome.records.calls),
         cpu_s=stopwatch.elapsed_s(),
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
     )
+    if task.keep is not None:
+        _keep(played, task.keep)
+    return played
+
+
+def kept(file: Path) -> Played | None:
+    """The figures that a task left there, without its runs; None: it has not been played. Raises OSError."""
+    return Played(**json.loads(file.read_text(encoding="utf-8")), runs=()) if file.exists() else None
+
+
+def _keep(played: Played, file: Path) -> None:
+    """Whole or not at all."""
+    figures = {name: getattr(played, name) for name in ("report", "calls", "cpu_s", "peak_bytes")}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    half = file.with_name(f"{file.name}.{os.getpid()}")
+    half.write_text(json.dumps(figures), encoding="utf-8")
+    half.replace(file)
