@@ -76,7 +76,7 @@ class _Running:
     live: LivePipeline
     plan: CallPlan
     due_s: float
-    chain: tuple[int, ...]
+    chain: Sequence[int]
     attempt: int = 0
     worker: str = ""
     first_s: float | None = None
