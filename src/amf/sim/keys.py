@@ -14,6 +14,8 @@ from array import array
 from functools import lru_cache
 from hashlib import blake2b
 
+import numpy as np
+
 from amf.core.types import Prefix
 from amf.sim.plan import CallPlan, PipelinePlan, PromptPlan
 from amf.sim.workload.blocks import owned_runs
@@ -38,7 +40,7 @@ class PromptKeys:
         blocks = (prefix.total_tokens + call.output_tokens) // call.prompt.block_tokens
         first = hash((_number(f"{self._pipeline.pipeline_id}/{call.index}/output"),))
         chain = array("q", prefix.keys)
-        chain.extend(range(first, first + blocks - len(chain)))
+        chain += _counting(first, blocks - len(chain))
         return chain
 
     def _keys(self, lane: tuple[str, str], prompt: PromptPlan) -> "array[int]":
@@ -51,10 +53,17 @@ class PromptKeys:
                 skip -= count
                 continue
             key = key + 1 if skip else hash((key, _seed(namespace), first))
-            keys.extend(range(key, key + count - skip))
+            keys += _counting(key, count - skip)
             key, skip = keys[-1], 0
         self._lanes[lane] = (runs, keys)
         return keys
+
+
+def _counting(first: int, count: int) -> "array[int]":
+    """`count` numbers, from `first` on."""
+    numbers = array("q")
+    numbers.frombytes(np.arange(first, first + count, dtype=np.int64).tobytes())
+    return numbers
 
 
 def _agreeing_blocks(one: list[tuple[str, int, int]], other: list[tuple[str, int, int]]) -> int:

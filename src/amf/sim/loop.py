@@ -77,6 +77,7 @@ class _Running:
     plan: CallPlan
     due_s: float
     chain: Sequence[int]
+    prompt_tokens: int
     attempt: int = 0
     worker: str = ""
     first_s: float | None = None
@@ -155,7 +156,8 @@ class Simulation:
         if live.ended:
             return
         call = live.call(plan, self.now_s)
-        self._calls[call.call_id] = _Running(live, plan, self.now_s, live.keys.chain(plan, call.prefix))
+        chain = live.keys.chain(plan, call.prefix)
+        self._calls[call.call_id] = _Running(live, plan, self.now_s, chain, call.prompt_tokens)
         self._tell(CallArrived(at_s=self.now_s, call=call))
 
     def _tell(self, event: Event) -> None:
@@ -180,7 +182,7 @@ class Simulation:
         call.attempt, call.worker = decision.attempt, decision.worker
         request = SimRequest(
             request_id=f"{decision.call_id}#{decision.attempt}",
-            prompt_tokens=call.plan.prompt.total_tokens,
+            prompt_tokens=call.prompt_tokens,
             output_tokens=call.plan.output_tokens,
             block_keys=call.chain,
         )
@@ -266,7 +268,7 @@ class Simulation:
             at_s=self.now_s,
             call_id=call_id,
             attempt=call.attempt,
-            prompt_tokens=call.plan.prompt.total_tokens,
+            prompt_tokens=call.prompt_tokens,
             cached_tokens=event.cached_tokens,
             output_tokens=event.output_tokens,
         )
@@ -287,7 +289,7 @@ class Simulation:
             end_s=self.now_s,
             worker=call.worker or None,
             ttft_s=ttft_s,
-            prompt_tokens=call.plan.prompt.total_tokens if finished else 0,
+            prompt_tokens=call.prompt_tokens if finished else 0,
             cached_tokens=finished.cached_tokens if finished else None,
             output_tokens=finished.output_tokens if finished else 0,
             status=status,
