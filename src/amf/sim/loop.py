@@ -34,10 +34,8 @@ from amf.sim.messages import (
     BlocksStored,
     Finished,
     FirstTokenOut,
-    SimEvent,
     SimRequest,
     SimWorkerConfig,
-    Started,
 )
 from amf.sim.plan import CallPlan, Workload
 from amf.sim.report import CallRecord, CallStatus, PipelineRecord, RunRecords
@@ -224,8 +222,7 @@ class Simulation:
         worker = self.workers.get(name)
         if worker is None or self._due.get(name) != self._number:  # dead, or looked at again in the meantime
             return
-        for event in worker.advance(self.now_s):
-            self._observe(name, event)
+        self._hear(name, worker)
         self._watch(name)
 
     def _touched(self, name: str) -> None:
@@ -237,31 +234,39 @@ class Simulation:
         worker = self.workers.get(name)
         if worker is None:
             return None
-        for event in worker.advance(self.now_s):
-            self._observe(name, event)
+        self._hear(name, worker)
         self._watch(name)
         return worker.stats
 
-    def _observe(self, name: str, event: SimEvent) -> None:
-        match event:
-            case FirstTokenOut(request_id=request_id) | Finished(request_id=request_id):
-                self._touched(name)
-                call_id, _, attempt = request_id.rpartition("#")
-                call = self._calls.get(call_id)
-                if call is None or call.attempt != int(attempt):
-                    return
-                if isinstance(event, FirstTokenOut):
-                    call.first_s = self.now_s
-                    self._tell(FirstToken(at_s=self.now_s, call_id=call_id, attempt=call.attempt))
-                else:
-                    self._finish(call_id, call, event)
-            case BlocksStored(keys=keys) | BlocksEvicted(keys=keys) if self._specs[name].has_kv_events:
-                kind = PrefixStored if isinstance(event, BlocksStored) else PrefixEvicted
-                if self._random.random() >= self.faults.event_loss:
-                    delayed_s = self.now_s + self.faults.event_delay_s
-                    self._at(delayed_s, lambda: self._tell(kind(at_s=self.now_s, name=name, keys=keys)))
-            case Started():
-                pass
+    def _hear(self, name: str, worker: SimWorker) -> None:
+        """What has happened on a worker until now. All that its blocks did goes to the fabric together."""
+        blocks: list[BlocksStored | BlocksEvicted] = []
+        for event in worker.advance(self.now_s):
+            if isinstance(event, FirstTokenOut | Finished):
+                self._observe(name, event)
+            elif isinstance(event, BlocksStored | BlocksEvicted):
+                if self._random.random() < self.faults.event_loss:
+                    continue
+                if not blocks:
+                    self._at(self.now_s + self.faults.event_delay_s, lambda: self._tell_blocks(name, blocks))
+                blocks.append(event)
+
+    def _tell_blocks(self, name: str, blocks: Sequence[BlocksStored | BlocksEvicted]) -> None:
+        for event in blocks:
+            kind = PrefixStored if isinstance(event, BlocksStored) else PrefixEvicted
+            self._tell(kind(at_s=self.now_s, name=name, keys=event.keys))
+
+    def _observe(self, name: str, event: FirstTokenOut | Finished) -> None:
+        self._touched(name)
+        call_id, _, attempt = event.request_id.rpartition("#")
+        call = self._calls.get(call_id)
+        if call is None or call.attempt != int(attempt):
+            return
+        if isinstance(event, FirstTokenOut):
+            call.first_s = self.now_s
+            self._tell(FirstToken(at_s=self.now_s, call_id=call_id, attempt=call.attempt))
+        else:
+            self._finish(call_id, call, event)
 
     def _finish(self, call_id: str, call: _Running, event: Finished) -> None:
         finished = CallFinished(
