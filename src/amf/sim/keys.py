@@ -26,7 +26,7 @@ class PromptKeys:
 
     def __init__(self, pipeline: PipelinePlan) -> None:
         self._pipeline = pipeline
-        self._lanes: dict[tuple[str, str], tuple[list[tuple[str, int, int]], "array[int]"]] = {}
+        self._lanes: dict[tuple[str, str], tuple[list[tuple[str, int, int]], array[int]]] = {}
 
     def prefix(self, call: CallPlan) -> Prefix:
         prompt = call.prompt

@@ -240,11 +240,12 @@ class Simulation:
 
     def _hear(self, name: str, worker: SimWorker) -> None:
         """What has happened on a worker until now. All that its blocks did goes to the fabric together."""
+        has_kv_events = self._specs[name].has_kv_events
         blocks: list[BlocksStored | BlocksEvicted] = []
         for event in worker.advance(self.now_s):
             if isinstance(event, FirstTokenOut | Finished):
                 self._observe(name, event)
-            elif isinstance(event, BlocksStored | BlocksEvicted):
+            elif isinstance(event, BlocksStored | BlocksEvicted) and has_kv_events:
                 if self._random.random() < self.faults.event_loss:
                     continue
                 if not blocks:
@@ -252,9 +253,21 @@ class Simulation:
                 blocks.append(event)
 
     def _tell_blocks(self, name: str, blocks: Sequence[BlocksStored | BlocksEvicted]) -> None:
+        """One event for each time that room was made and then filled."""
+        evicted: tuple[int, ...] = ()
+        stored: tuple[int, ...] = ()
         for event in blocks:
-            kind = PrefixStored if isinstance(event, BlocksStored) else PrefixEvicted
-            self._tell(kind(at_s=self.now_s, name=name, keys=event.keys))
+            if isinstance(event, BlocksStored):
+                stored += event.keys
+                continue
+            if stored:
+                self._tell(PrefixStored(at_s=self.now_s, name=name, keys=stored, evicted=evicted))
+                evicted, stored = (), ()
+            evicted += event.keys
+        if stored:
+            self._tell(PrefixStored(at_s=self.now_s, name=name, keys=stored, evicted=evicted))
+        else:
+            self._tell(PrefixEvicted(at_s=self.now_s, name=name, keys=evicted))
 
     def _observe(self, name: str, event: FirstTokenOut | Finished) -> None:
         self._touched(name)
