@@ -5,7 +5,16 @@ from dataclasses import replace
 import pytest
 
 from amf.core.decisions import Cancel, Dispatch, Refuse, WakeAt
-from amf.core.events import CallFinished, FirstToken, GraphDeclared, PipelineClosed, Woke, WorkerDraining
+from amf.core.events import (
+    CallFinished,
+    FirstToken,
+    GraphDeclared,
+    PipelineClosed,
+    PrefixEvicted,
+    PrefixStored,
+    Woke,
+    WorkerDraining,
+)
 from amf.core.graph import graph_from_dict
 from kit import Room, dispatch_in, kinds, prefix
 
@@ -33,6 +42,21 @@ def test_the_second_hop_goes_where_its_prefix_is_warm():
     placed = dispatch_in(room.arrive("c2", "r", prefix(("sys", 2_000), ("a", 30_000), ("b", 500))))
     assert placed.worker == first
     assert placed.hit_tokens == 32_000
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_blocks_evicted_to_store_others_may_be_said_with_them(together: bool):
+    """Evicted first: of what is in both a copy stays."""
+    room = Room(workers=("w1",))
+    old, new = prefix(("a", 3_200)), prefix(("a", 1_600), ("b", 1_600))
+    room.send(PrefixStored(at_s=0.0, name="w1", keys=old.keys))
+    if together:
+        room.send(PrefixStored(at_s=0.0, name="w1", keys=new.keys, evicted=old.keys))
+    else:
+        room.send(PrefixEvicted(at_s=0.0, name="w1", keys=old.keys))
+        room.send(PrefixStored(at_s=0.0, name="w1", keys=new.keys))
+    assert dispatch_in(room.arrive("c1", "r", old)).hit_tokens == 1_600
+    assert room.fabric.book.pools["m"].warmth._observed.blocks("w1") == len(new.keys)
 
 
 def test_in_flight_prefixes_count_as_warm_so_siblings_meet_on_one_worker():

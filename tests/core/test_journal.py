@@ -30,7 +30,7 @@ EVENTS = [
     CallArrived(at_s=0.5, call=CALL),
     GraphDeclared(at_s=0.0, graph=GRAPH),
     WorkerJoined(at_s=1.0, worker=worker("w", attributes=(("zone", "a"),))),
-    PrefixStored(at_s=2.0, name="w", keys=(1, 2**64 - 1), tier=Tier.DRAM),
+    PrefixStored(at_s=2.0, name="w", keys=(1, 2**64 - 1), tier=Tier.DRAM, evicted=(3,)),
 ]
 DECISIONS = [
     Dispatch(

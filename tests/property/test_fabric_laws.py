@@ -27,6 +27,10 @@ SMALL = {
 }
 
 
+def blocks(run: int) -> tuple[int, ...]:
+    return tuple(prefix(("system", 1_024), (f"run{run}", 8_192), block=1_024).keys)
+
+
 class Shell(RuleBasedStateMachine):
     """Keeps its own account of what was decided, and compares."""
 
@@ -117,13 +121,17 @@ class Shell(RuleBasedStateMachine):
     @rule(
         name=st.sampled_from(NAMES),
         run=st.integers(0, 8),
+        other=st.none() | st.integers(0, 8),
         stored=st.booleans(),
         tier=st.sampled_from([Tier.HBM, Tier.DRAM]),
     )
-    def events(self, name: str, run: int, stored: bool, tier: Tier) -> None:
-        keys = prefix(("system", 1_024), (f"run{run}", 8_192), block=1_024).keys
-        kind = PrefixStored if stored else PrefixEvicted
-        self.play(self.room.send(kind(at_s=self.room.now_s, name=name, keys=keys, tier=tier)))
+    def events(self, name: str, run: int, other: int | None, stored: bool, tier: Tier) -> None:
+        keys, now_s = blocks(run), self.room.now_s
+        if stored:
+            evicted = () if other is None else blocks(other)
+            self.play(self.room.send(PrefixStored(at_s=now_s, name=name, keys=keys, evicted=evicted, tier=tier)))
+        else:
+            self.play(self.room.send(PrefixEvicted(at_s=now_s, name=name, keys=keys, tier=tier)))
 
     @rule(run=st.integers(0, 8))
     def close(self, run: int) -> None:

@@ -112,11 +112,13 @@ class WorkerReported(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixStored(Event):
-    """Engine truth: the worker now holds these blocks. Counted, since engines may hold a block twice."""
+    """Engine truth: the worker now holds these blocks. Counted, since engines may hold a block twice. `evicted`: it dropped one
+    copy of each of these before, as a `PrefixEvicted` would say."""
 
     name: str
     keys: tuple[int, ...]
     tier: Tier = Tier.HBM
+    evicted: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

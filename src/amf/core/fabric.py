@@ -253,7 +253,9 @@ class Fabric:
     def _on_prefix_stored(self, event: PrefixStored) -> None:
         worker = self.book.workers.get(event.name)
         if worker is not None:
-            self.book.pools[worker.spec.pool].warmth.stored(event.name, event.keys, event.tier)
+            warmth = self.book.pools[worker.spec.pool].warmth
+            warmth.evicted(event.name, event.evicted, event.tier)
+            warmth.stored(event.name, event.keys, event.tier)
 
     def _on_prefix_evicted(self, event: PrefixEvicted) -> None:
         worker = self.book.workers.get(event.name)

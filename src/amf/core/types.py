@@ -62,9 +62,11 @@ class Prefix:
     `keys[i]` is a chained hash: it names everything from the first token up to `ends[i]` tokens, so two prompts share a
     prefix of `ends[i]` tokens exactly when they share `keys[i]`. Blocks may differ in length. `ends` is strictly
     increasing and may be a `range`. `total_tokens` is the whole prompt and may exceed `ends[-1]` (an open last block).
+    Nobody changes `keys`, which may be any sequence that slices and adds like a tuple: an `array` of machine integers has no
+    object for each of a long prompt's thousands of blocks.
     """
 
-    keys: tuple[int, ...] = ()
+    keys: Sequence[int] = ()
     ends: Sequence[int] = ()
     total_tokens: int = 0
 

@@ -17,6 +17,7 @@ import logging
 import time
 from base64 import b64encode
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import count
@@ -103,7 +104,7 @@ class _Lines:
         self._salt = salt
         self._policy = policy
         self._numbers = count()
-        self._last: OrderedDict[str, tuple[int, tuple[int, ...]]] = OrderedDict()  # by run: its last line and keys
+        self._last: OrderedDict[str, tuple[int, Sequence[int]]] = OrderedDict()  # by run: its last line and keys
         self._remembered = 0
 
     def encode(self, ended: Ended | None) -> bytes:
@@ -158,14 +159,14 @@ class _Lines:
                 fields["sizes"] = [end - begin for begin, end in zip(begins, ends[keep:], strict=True)]
         return fields
 
-    def _remember(self, run_id: str, number: int, keys: tuple[int, ...]) -> None:
+    def _remember(self, run_id: str, number: int, keys: Sequence[int]) -> None:
         self._remembered += len(keys) - len(self._last.pop(run_id, (0, ()))[1])
         self._last[run_id] = (number, keys)
         while self._remembered > _REMEMBERED_KEYS and len(self._last) > 1:
             _, (_, forgotten) = self._last.popitem(last=False)
             self._remembered -= len(forgotten)
 
-    def _salted(self, keys: tuple[int, ...]) -> bytes:
+    def _salted(self, keys: Sequence[int]) -> bytes:
         parts: list[bytes] = []
         for index, key in enumerate(keys):
             data = key.to_bytes(16, "little", signed=True)

@@ -268,7 +268,7 @@ class BlockPool:
             stretch = next(iter(self._idle))
             taken = min(count, len(stretch))
             end = stretch.hi - stretch.base
-            keys = list(stretch.keys[end - taken : end])[::-1]
+            keys = stretch.keys[end - taken : end][::-1]
             stretch.hi -= taken
             count -= taken
             if stretch.hi == stretch.lo:
@@ -280,10 +280,10 @@ class BlockPool:
                 self._forget_copies(stretch, keys)
             forgotten += keys
             if lower is not None:
-                lower.put(keys, stale)
+                lower.put(list(keys), stale)
         return forgotten
 
-    def _forget_copies(self, stretch: Stretch, keys: list[int]) -> None:
+    def _forget_copies(self, stretch: Stretch, keys: Sequence[int]) -> None:
         """`stretch` has lost `keys`. What it was the first copy of has another first copy, if there is one."""
         for key in self._copies.keys() & keys:
             copies = self._copies[key]

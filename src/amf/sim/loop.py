@@ -21,26 +21,19 @@ from amf.core.events import (
     Event,
     FirstToken,
     GraphDeclared,
-    PrefixEvicted,
-    PrefixStored,
     Woke,
     WorkerJoined,
     WorkerLost,
 )
 from amf.core.fabric import Fabric
-from amf.core.types import Tier, Worker
+from amf.core.types import Worker
+from amf.sim.kv_events import BlockEvent, kv_events
 from amf.sim.live import LivePipeline
 from amf.sim.messages import (
-    BlocksDropped,
-    BlocksEvicted,
-    BlocksOffloaded,
-    BlocksStored,
     Finished,
     FirstTokenOut,
-    SimEvent,
     SimRequest,
     SimWorkerConfig,
-    Started,
 )
 from amf.sim.plan import CallPlan, Workload
 from amf.sim.report import CallRecord, CallStatus, PipelineRecord, RunRecords
@@ -79,7 +72,8 @@ class _Running:
     live: LivePipeline
     plan: CallPlan
     due_s: float
-    chain: tuple[int, ...]
+    chain: Sequence[int]
+    prompt_tokens: int
     attempt: int = 0
     worker: str = ""
     first_s: float | None = None
@@ -158,7 +152,8 @@ class Simulation:
         if live.ended:
             return
         call = live.call(plan, self.now_s)
-        self._calls[call.call_id] = _Running(live, plan, self.now_s, live.keys.chain(plan, call.prefix))
+        chain = live.keys.chain(plan, call.prefix)
+        self._calls[call.call_id] = _Running(live, plan, self.now_s, chain, call.prompt_tokens)
         self._tell(CallArrived(at_s=self.now_s, call=call))
 
     def _tell(self, event: Event) -> None:
@@ -183,7 +178,7 @@ class Simulation:
         call.attempt, call.worker = decision.attempt, decision.worker
         request = SimRequest(
             request_id=f"{decision.call_id}#{decision.attempt}",
-            prompt_tokens=call.plan.prompt.total_tokens,
+            prompt_tokens=call.prompt_tokens,
             output_tokens=call.plan.output_tokens,
             block_keys=call.chain,
         )
@@ -225,8 +220,7 @@ class Simulation:
         worker = self.workers.get(name)
         if worker is None or self._due.get(name) != self._number:  # dead, or looked at again in the meantime
             return
-        for event in worker.advance(self.now_s):
-            self._observe(name, event)
+        self._hear(name, worker)
         self._watch(name)
 
     def _touched(self, name: str) -> None:
@@ -238,44 +232,46 @@ class Simulation:
         worker = self.workers.get(name)
         if worker is None:
             return None
-        for event in worker.advance(self.now_s):
-            self._observe(name, event)
+        self._hear(name, worker)
         self._watch(name)
         return worker.stats
 
-    def _observe(self, name: str, event: SimEvent) -> None:
-        match event:
-            case FirstTokenOut(request_id=request_id) | Finished(request_id=request_id):
-                self._touched(name)
-                call_id, _, attempt = request_id.rpartition("#")
-                call = self._calls.get(call_id)
-                if call is None or call.attempt != int(attempt):
-                    return
-                if isinstance(event, FirstTokenOut):
-                    call.first_s = self.now_s
-                    self._tell(FirstToken(at_s=self.now_s, call_id=call_id, attempt=call.attempt))
-                else:
-                    self._finish(call_id, call, event)
-            case (
-                BlocksStored(keys=keys)
-                | BlocksEvicted(keys=keys)
-                | BlocksOffloaded(keys=keys)
-                | BlocksDropped(keys=keys)
-            ) if self._specs[name].has_kv_events:
-                kind = PrefixStored if isinstance(event, BlocksStored | BlocksOffloaded) else PrefixEvicted
-                tier = Tier.DRAM if isinstance(event, BlocksOffloaded | BlocksDropped) else Tier.HBM
-                if self._random.random() >= self.faults.event_loss:
-                    delayed_s = self.now_s + self.faults.event_delay_s
-                    self._at(delayed_s, lambda: self._tell(kind(at_s=self.now_s, name=name, keys=keys, tier=tier)))
-            case Started():
-                pass
+    def _hear(self, name: str, worker: SimWorker) -> None:
+        """What has happened on a worker until now. All that its blocks did goes to the fabric together."""
+        has_kv_events = self._specs[name].has_kv_events
+        blocks: list[BlockEvent] = []
+        for event in worker.advance(self.now_s):
+            if isinstance(event, FirstTokenOut | Finished):
+                self._observe(name, event)
+            elif has_kv_events and isinstance(event, BlockEvent):
+                if self._random.random() < self.faults.event_loss:
+                    continue
+                if not blocks:
+                    self._at(self.now_s + self.faults.event_delay_s, lambda: self._tell_blocks(name, blocks))
+                blocks.append(event)
+
+    def _tell_blocks(self, name: str, blocks: Sequence[BlockEvent]) -> None:
+        for event in kv_events(self.now_s, name, blocks):
+            self._tell(event)
+
+    def _observe(self, name: str, event: FirstTokenOut | Finished) -> None:
+        self._touched(name)
+        call_id, _, attempt = event.request_id.rpartition("#")
+        call = self._calls.get(call_id)
+        if call is None or call.attempt != int(attempt):
+            return
+        if isinstance(event, FirstTokenOut):
+            call.first_s = self.now_s
+            self._tell(FirstToken(at_s=self.now_s, call_id=call_id, attempt=call.attempt))
+        else:
+            self._finish(call_id, call, event)
 
     def _finish(self, call_id: str, call: _Running, event: Finished) -> None:
         finished = CallFinished(
             at_s=self.now_s,
             call_id=call_id,
             attempt=call.attempt,
-            prompt_tokens=call.plan.prompt.total_tokens,
+            prompt_tokens=call.prompt_tokens,
             cached_tokens=event.cached_tokens,
             output_tokens=event.output_tokens,
         )
@@ -296,7 +292,7 @@ class Simulation:
             end_s=self.now_s,
             worker=call.worker or None,
             ttft_s=ttft_s,
-            prompt_tokens=call.plan.prompt.total_tokens if finished else 0,
+            prompt_tokens=call.prompt_tokens if finished else 0,
             cached_tokens=finished.cached_tokens if finished else None,
             output_tokens=finished.output_tokens if finished else 0,
             status=status,

@@ -1,5 +1,6 @@
 """What goes into a simulated worker and what comes out of it. The worker is sans-IO: whoever owns the clock (the emulator's
-wall clock or the simulator's heap) calls `submit`, `abort`, `next_event_s`, `advance` and reads these back."""
+wall clock or the simulator's heap) calls `submit`, `abort`, `next_event_s`, `advance` and reads these back. Nobody changes
+them; they are not frozen, as every simulated call has several and those take a third of the time to make."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class SimWorkerConfig:
     dram_bytes_per_s: float = 50e9  # of the link back from there
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class SimRequest:
     """A request as the engine sees it. `block_keys[i]` names block i's content and everything before it (chained), for
     every full block of prompt and planned output: at least (prompt_tokens + output_tokens) // block_tokens of them.
@@ -37,12 +38,12 @@ class SimRequest:
     priority: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class SimEvent:
     at_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Started(SimEvent):
     """First scheduled. `cached_tokens` is what the prefix cache gave, as the engine would report it in `usage`."""
 
@@ -50,26 +51,26 @@ class Started(SimEvent):
     cached_tokens: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class FirstTokenOut(SimEvent):
     request_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Finished(SimEvent):
     request_id: str
     cached_tokens: int
     output_tokens: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Preempted(SimEvent):
     """Lost its blocks for want of memory; will be recomputed from the waiting queue."""
 
     request_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class BlocksStored(SimEvent):
     """Blocks became full and findable, in chain order. `first_block` is the index of keys[0] in the request's chain and
     `parent_key` the key before it (None at the start of the chain)."""
@@ -80,27 +81,27 @@ class BlocksStored(SimEvent):
     first_block: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class BlocksEvicted(SimEvent):
     """One physical copy of each of these blocks was reused for something else."""
 
     keys: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class BlocksOffloaded(SimEvent):
     """HBM has no copy of these blocks any more; they are in DRAM now."""
 
     keys: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class BlocksDropped(SimEvent):
     """These blocks are in DRAM no more: loaded back, computed anew, or forgotten."""
 
     keys: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class CacheCleared(SimEvent):
     pass

@@ -39,7 +39,7 @@ PipelineStatus = Literal["completed", "refused", "failed", "unfinished"]
 Report = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class CallRecord:
     """One call as it went. `pipeline` and `index` name its plan. `start_s` is when it was due (parents done, gap over),
     `ttft_s` the seconds from then to the first token. `cached_tokens` is None if the engine does not say."""

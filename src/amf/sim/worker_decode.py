@@ -167,13 +167,13 @@ class QuietRun:
         self.end_s = self.start_s + self.elapsed(self.count)
 
     def _divide(self, first: int, last: int, seconds: Callable[[int], float]) -> None:
-        start, end = seconds(first), seconds(last)
-        span = last - first
+        start, span = seconds(first), last - first
+        end = seconds(last) if span else start
         growth = (end - start) / span if span else 0.0
-        probes = {first + span // 4, first + span // 2} if span > 1 else set()
-        if all(abs(seconds(i) - start - growth * (i - first)) <= 1e-12 * end for i in sorted(probes)):
-            self._pieces.append((first, span + 1, start, growth))
-        else:
-            middle = first + span // 2
-            self._divide(first, middle, seconds)
-            self._divide(middle + 1, last, seconds)
+        middle = first + span // 2
+        for probe in (first + span // 4, middle):
+            if probe > first and abs(seconds(probe) - start - growth * (probe - first)) > 1e-12 * end:
+                self._divide(first, middle, seconds)
+                self._divide(middle + 1, last, seconds)
+                return
+        self._pieces.append((first, span + 1, start, growth))

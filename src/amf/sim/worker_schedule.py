@@ -67,9 +67,11 @@ class Scheduler:
         """The next iteration; its blocks are taken and findable, its results are not out. `remember`: do not look
         again at a request that memory refused until memory has changed in its favour (same outcome, less work)."""
         iteration = Iteration()
-        self._open_blocks(iteration)
+        if self.lockstep.batch:
+            self._open_blocks(iteration)
         chunk = self._make_room_for_prefill(iteration)
-        self._fill_blocks(iteration)
+        if self.lockstep.batch:
+            self._fill_blocks(iteration)
         if chunk and self._prefilling:
             self._prefill(self._prefilling, chunk, iteration)
         iteration.decodes = self.lockstep.batch

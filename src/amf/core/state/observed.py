@@ -6,7 +6,7 @@ so the depth of a match is found by bisection on the masks, all workers at once;
 back to a walk when an interior block is missing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from amf.core.types import Prefix, Tier
 
@@ -151,7 +151,7 @@ class Observed:
         return names
 
 
-def _depths(keys: tuple[int, ...], holders: Holders) -> list[tuple[int, int]]:
+def _depths(keys: Sequence[int], holders: Holders) -> list[tuple[int, int]]:
     """(number of leading keys held, the workers that hold just these), for all that hold the first."""
     everyone = holders(keys[0], 0)
     depths: list[tuple[int, int]] = []
@@ -170,7 +170,7 @@ def _depths(keys: tuple[int, ...], holders: Holders) -> list[tuple[int, int]]:
     return depths
 
 
-def _checked(keys: tuple[int, ...], depth: int, mask: int, holders: Holders) -> list[tuple[int, int]]:
+def _checked(keys: Sequence[int], depth: int, mask: int, holders: Holders) -> list[tuple[int, int]]:
     """The same, with the true depth of those that lack a block in between."""
     closed = mask
     for at in (depth // 4, depth // 2, depth * 3 // 4, depth - 1):

@@ -52,7 +52,7 @@ class Node:
 
     __slots__ = ("children", "cuts", "ends", "holds", "keys", "parent", "start", "whole_until_s")
 
-    def __init__(self, keys: tuple[int, ...], ends: Sequence[int], start: int, parent: "Node | None") -> None:
+    def __init__(self, keys: Sequence[int], ends: Sequence[int], start: int, parent: "Node | None") -> None:
         self.keys = keys
         self.ends = ends
         self.start = start
@@ -88,7 +88,7 @@ class Node:
             yield -self.start - self.tokens(cuts[index]), orders[index], cuts[index], self
 
 
-def _common(run: tuple[int, ...], keys: tuple[int, ...], at: int) -> int:
+def _common(run: Sequence[int], keys: Sequence[int], at: int) -> int:
     """How many leading keys of `run` equal keys[at:]; at least one, by how the child was found."""
     low, high = 1, min(len(run), len(keys) - at)
     if run[high - 1] == keys[at + high - 1]:
@@ -243,7 +243,7 @@ class PrefixTree:
         for worker, nodes in self._held.items():
             assert self.tokens[worker] == sum(node.tokens(node.holds[worker].count) for node in nodes)
 
-    def _walk(self, keys: tuple[int, ...]) -> Iterator[tuple[Node, int]]:
+    def _walk(self, keys: Sequence[int]) -> Iterator[tuple[Node, int]]:
         node, at = self._root, 0
         while at < len(keys):
             child = node.children.get(keys[at])
@@ -316,7 +316,7 @@ class PrefixTree:
             above.count += hold.count
             above.orders += hold.orders
             del self._held[worker][child]
-        node.keys += child.keys
+        node.keys += child.keys  # type: ignore[operator]
         node.ends = _joined(node.ends, child.ends)
         node.cuts += [size + cut for cut in child.cuts]
         node.whole_until_s = min(node.whole_until_s, child.whole_until_s)
