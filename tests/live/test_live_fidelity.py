@@ -38,9 +38,12 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
 async def test_a_stream_has_the_same_effects(serving: Callable[[str], Server], name: str) -> None:
     case = CASES[name]
     server = serving(case.setup)
-    async with open_player(server) as player:
-        waves, real = await player.play(Stream(case.shape))
-    agreement = compare(real, mirror(waves, real, server.setup))
+    for _ in range(3):  # an order seen wrongly is not seen wrongly each time
+        async with open_player(server) as player:
+            waves, real = await player.play(Stream(case.shape))
+        agreement = compare(real, mirror(waves, real, server.setup))
+        if agreement.exact or not agreement.exact_inside:
+            break
     assert agreement.exact, agreement
     assert agreement.cached_tokens[0] > 0 and agreement.evictions[0] > 0
     if "late" in name:
