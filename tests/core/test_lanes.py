@@ -28,7 +28,7 @@ def test_sums_never_drift(happenings: list[tuple[str, int, str, float]]):
             case "arrive":
                 lanes.arrived(run, "m", still_warm=amount > 10)
             case "send":
-                lanes.sent(run, "m", worker, prefix((run, 160)))
+                lanes.sent(run, "m", worker, prefix((run, 160)), has_deadline=number % 2 == 0)
             case "end":
                 lanes.ended(run, "m", int(amount * 100), amount, amount * 2)
             case "leave":
@@ -46,7 +46,7 @@ def test_sums_never_drift(happenings: list[tuple[str, int, str, float]]):
 def test_a_context_is_protected_then_resident_then_neither():
     lanes = Lanes()
     lanes.advance(0.0)
-    lanes.sent("r", "m", "w", prefix(("r", 1_600)))
+    lanes.sent("r", "m", "w", prefix(("r", 1_600)), has_deadline=False)
     assert (lanes.home("w").protected_tokens, lanes.home("w").residents) == (0, 1)
     lanes.ended("r", "m", 2_000, protect_s=10.0, reside_s=30.0)
     assert lanes.home("w").protected_tokens == 2_000
@@ -59,7 +59,7 @@ def test_a_context_is_protected_then_resident_then_neither():
 def test_a_waiting_call_protects_its_context_for_as_long_as_it_waits():
     lanes = Lanes()
     lanes.advance(0.0)
-    lanes.sent("r", "m", "w", prefix(("r", 1_600)))
+    lanes.sent("r", "m", "w", prefix(("r", 1_600)), has_deadline=False)
     lanes.ended("r", "m", 2_000, protect_s=1.0, reside_s=1.0)
     lanes.arrived("r", "m", still_warm=True)
     lanes.advance(500.0)

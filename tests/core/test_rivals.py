@@ -21,9 +21,12 @@ def placed(decisions) -> list[str]:
     return [each.call_id for each in decisions if type(each).__name__ == "Dispatch"]
 
 
+SOON_S = 10.0  # less than a prefill of 100 K tokens takes
+
+
 def busy(policy: str, **config: object) -> Room:
     """One worker with a prefill of half a minute in front, so that what comes next waits in our queue."""
-    room = Room(policy, ("w",), **config)
+    room = Room(policy, ("w",), start_soon_s=SOON_S, **config)
     dispatch_in(room.arrive("wall", prompt=prompt("wall", 100_000)))
     return room
 
@@ -87,7 +90,7 @@ def test_llm_d_adds_queue_memory_and_prefix_scores_two_two_three():
 
 @pytest.mark.parametrize("policy", QUEUED)
 def test_queued_bundles_bind_late_and_to_the_emptiest_that_can_start(policy: str):
-    room = Room(policy, ("a", "b"))
+    room = Room(policy, ("a", "b"), start_soon_s=SOON_S)
     assert dispatch_in(room.arrive("c1", prompt=prompt("c1", 100_000))).worker == "a"
     assert dispatch_in(room.arrive("c2", prompt=prompt("c2", 100_000))).worker == "b"
     assert kinds(room.arrive("c3", prompt=prompt("c3", 100_000))) == ["Admit", "Hold"]
@@ -244,7 +247,7 @@ def test_autellix_keeps_long_calls_with_their_program_and_balances_short_ones():
 
 
 def test_continuum_stays_with_its_worker_and_serves_the_program_that_began_first():
-    room = Room("continuum", ("w", "v"))
+    room = Room("continuum", ("w", "v"), start_soon_s=SOON_S)
     assert room.serve("old1", "old", prompt("old", 3_000)) == "v", "ties go by name"
     room.now_s += 1.0
     dispatch_in(room.arrive("wall", prompt=prompt("wall", 100_000)))

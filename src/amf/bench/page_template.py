@@ -1,6 +1,7 @@
-"""The report page's HTML, for jinja2 with autoescape on."""
+"""The report page's HTML, and the head that every page has, for jinja2 with autoescape on."""
 
-TEMPLATE = """<!doctype html>
+# Until the end of the style that all pages share; a page adds its own, and `</style>`.
+HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title><style>
@@ -8,29 +9,34 @@ body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1320px;paddi
 h1{font-size:1.5rem}
 h2{font-size:1.2rem;margin-top:2.2rem;border-bottom:1px solid #ddd}
 h3{font-size:1rem;margin:1rem 0 .3rem}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid #e5e5e5;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}
 .scroll{overflow-x:auto}
 .charts{display:flex;flex-wrap:wrap;gap:1rem}
 .charts>div{flex:1 1 420px;max-width:640px}
+p.note{color:#555;margin:.2rem 0}
+@media (prefers-color-scheme:dark){
+body{background:#151515;color:#e6e6e6}
+th,td{border-color:#333}
+p.note{color:#aaa}
+.charts svg{background:#f4f4f4;border-radius:6px}
+}
+"""
+
+TEMPLATE = (
+    HEAD
+    + """table{width:100%}
+th:first-child,td:first-child{text-align:left}
 .waterfall{width:100%;max-width:1100px;font:11px system-ui,sans-serif}
 .waterfall .tick{fill:#666}
 .gap{fill:#9a9a9a}.wait{fill:#d98a00}.decode{fill:#0a6fc2}.late{fill:#c23b3b}
 .legend span{margin-right:1.2rem}
 .legend i{display:inline-block;width:.9em;height:.9em;margin-right:.3em;vertical-align:-.1em}
 .i-gap{background:#9a9a9a}.i-wait{background:#d98a00}.i-decode{background:#0a6fc2}.i-late{background:#c23b3b}
-p.note{color:#555;margin:.2rem 0}
 p.said{white-space:pre-wrap;font:13px/1.4 ui-monospace,monospace;overflow-x:auto}
 details{margin:.5rem 0}
 summary{font-weight:600;cursor:pointer}
-@media (prefers-color-scheme:dark){
-body{background:#151515;color:#e6e6e6}
-th,td{border-color:#333}
-p.note{color:#aaa}
-.waterfall text{fill:#ddd}
-.charts svg{background:#f4f4f4;border-radius:6px}
-}
+@media (prefers-color-scheme:dark){.waterfall text{fill:#ddd}}
 </style></head><body>
 <h1>{{ title }}</h1>
 {% for line in summary %}<p class="said">{{ line }}</p>
@@ -55,3 +61,4 @@ p.note{color:#aaa}
 {% endfor %}
 </body></html>
 """
+)

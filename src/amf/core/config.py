@@ -33,7 +33,7 @@ class FabricConfig:
     yield_share: float = 0.03  # how often: the share of a worker's seconds that lapsed cold prefills may take
     tier_margin: float = 0.8  # share of HBM and DRAM, where workers have a DRAM tier, that live contexts may fill
     tier_lapse_s: float = 1_800.0  # `lapse_s` where workers have a DRAM tier
-    start_soon_s: float = 10.0  # bind to a worker only if its prefill backlog is at most this
+    start_soon_s: float = 30.0  # bind to a worker only if its prefill backlog is at most this
     interference_share: float = 0.3  # share of a prefill's seconds that each running decode loses
     displaced_reuse: float = 0.1  # odds that what a full worker forgets first is asked for again
     tick_s: float = 1.0  # look again at held calls at least this often

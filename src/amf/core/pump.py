@@ -23,14 +23,16 @@ def pump(book: Book, policies: Policies, pool: Pool) -> list[Decision]:
     pool.refresh_beliefs(book.now_s)
     view = _view(book, pool)
     decisions: list[Decision] = []
-    for due_s, state in _ranked(book, policies, pool, view):
+    for state in _ranked(book, policies, pool, view):
         placement = policies.route(state, view)
         for run_id in placement.pauses:
             book.lanes.pause(run_id, pool.name)
         if placement.worker is not None:
-            decisions.append(_dispatch(book, state, placement, due_s))
+            decisions.append(_dispatch(book, state, placement))
             view.dispatched = pool.dispatched
             continue
+        if placement.cooled:
+            book.lanes.cooled(state.call.run_id, pool.name)
         if placement.reserve:
             view.reserved.add(placement.reserve)
         if not state.held:
@@ -57,24 +59,24 @@ def _view(book: Book, pool: Pool) -> PoolView:
     )
 
 
-def _ranked(book: Book, policies: Policies, pool: Pool, view: PoolView) -> list[tuple[float | None, CallState]]:
+def _ranked(book: Book, policies: Policies, pool: Pool, view: PoolView) -> list[CallState]:
     """The first waiting calls with when they are due, most urgent first. A new call is first in the queue until it is looked
     at, so that none is overlooked; all others are as urgent as when they were looked at last."""
-    looked_at = []
+    looked_at: list[CallState] = []
     for state in pool.first(book.config.max_scan_calls):
         pipeline = book.pipelines.get(state.call.run_id)
         assert pipeline is not None
-        due_s = policies.budget(pipeline, state, view)
-        state.latest_start_s = policies.order(state, due_s, view)
+        state.due_s = policies.budget(pipeline, state, view)
+        state.latest_start_s = policies.order(state, state.due_s, view)
         if state.latest_start_s != state.queued_as[0] and len(pool.waiting) > 1:  # alone, a call needs no place
             pool.wait(state)
-        looked_at.append((due_s, state))
+        looked_at.append(state)
     if len(looked_at) > 1:
-        looked_at.sort(key=lambda entry: entry[1].queued_as)
+        looked_at.sort(key=lambda state: state.queued_as)
     return looked_at
 
 
-def _dispatch(book: Book, state: CallState, placement: Placement, due_s: float | None) -> Dispatch:
+def _dispatch(book: Book, state: CallState, placement: Placement) -> Dispatch:
     name = placement.worker
     assert name is not None
     call, pool = state.call, book.pools[state.call.pool]
@@ -83,8 +85,8 @@ def _dispatch(book: Book, state: CallState, placement: Placement, due_s: float |
         hit_tokens = pool.warmth.hit(name, call.prefix, book.now_s).tokens
     book.send(state, pool.workers[name], hit_tokens)
     budget_s = slack_s = None
-    if due_s is not None:
-        budget_s = due_s - book.now_s
+    if state.due_s is not None:
+        budget_s = state.due_s - book.now_s
         slack_s = budget_s - book.profiles.expected_service_s(call)
     return Dispatch(
         call_id=call.call_id,

@@ -1,7 +1,8 @@
 """Where a run's report is kept, so that an interrupted study goes on where it was.
 
-A file's name is a digest of all that a run depends on: the study's name for it, its scenario, its case, and the code itself
-(every source file of this package). What another version of the code has found is therefore never taken for this one's.
+A file's name is a digest of all that a run depends on: the study's name for it, its scenario, the recording that this plays,
+its case, and the code itself (every file of this package). What another version of the code has found is therefore never
+taken for this one's.
 """
 
 from functools import cache
@@ -14,16 +15,19 @@ from amf.sim.study import Case
 
 
 def run_file(folder: Path, study: str, label: str, scenario: Scenario, case: Case) -> Path:
-    """In `folder`. A case's bundle is code of the study, known by the case's name."""
-    told = (study, label, scenario, case.policy, case.seed, case.config, case.error_sigma)
-    return folder / f"{blake2b(f'{_code()}{told!r}'.encode(), digest_size=16).hexdigest()}.json"
+    """In `folder`. A case's bundle is code of the study, known by the case's name. Raises OSError."""
+    recording = _content(scenario.workload.path) if scenario.workload.path else ""
+    told = (study, label, scenario, recording, case.policy, case.seed, case.config, case.error_sigma)
+    code = _content(Path(str(files("amf"))))
+    return folder / f"{blake2b(f'{code}{told!r}'.encode(), digest_size=16).hexdigest()}.json"
 
 
 @cache
-def _code() -> str:
-    package = Path(str(files("amf")))
+def _content(path: Path) -> str:
+    """Of a file, or of all files below a folder."""
     digest = blake2b(digest_size=16)
-    for source in sorted(package.rglob("*.py")):
-        digest.update(source.relative_to(package).as_posix().encode())
-        digest.update(source.read_bytes())
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file() and "__pycache__" not in file.parts:
+            digest.update(file.relative_to(path).as_posix().encode())
+            digest.update(file.read_bytes())
     return digest.hexdigest()

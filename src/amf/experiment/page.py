@@ -7,31 +7,15 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from amf.bench.charts import bars, lines
+from amf.bench.page_template import HEAD
 from amf.experiment.goals import figure_of
 from amf.experiment.run import Document
 from amf.experiment.tables import figure_name, gain_table, goal_table, row_table
 
-_TEMPLATE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title><style>
-body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1320px;padding:0 1rem;color:#1c1c1c;background:#fff}
-h1{font-size:1.5rem}
-h2{font-size:1.2rem;margin-top:2.2rem;border-bottom:1px solid #ddd}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid #e5e5e5;white-space:nowrap}
-th.text,td.text{text-align:left}
-.scroll{overflow-x:auto}
-.charts{display:flex;flex-wrap:wrap;gap:1rem}
-.charts>div{flex:1 1 420px;max-width:640px}
+_TEMPLATE = (
+    HEAD
+    + """th.text,td.text{text-align:left}
 .quick{font-weight:700;color:#a33}
-p.note{color:#555;margin:.2rem 0}
-@media (prefers-color-scheme:dark){
-body{background:#151515;color:#e6e6e6}
-th,td{border-color:#333}
-p.note{color:#aaa}
-.charts svg{background:#f4f4f4;border-radius:6px}
-}
 </style></head><body>
 <h1>{{ title }}</h1>
 <p>{{ document.question }}</p>
@@ -55,6 +39,7 @@ noise.</p>
 {% for note in document.notes %}<p class="note">{{ note }}</p>
 {% endfor %}</body></html>
 """
+)
 
 
 def write_page(path: Path, document: Document) -> None:

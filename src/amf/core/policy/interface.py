@@ -63,13 +63,15 @@ class Verdict:
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where a waiting call goes now. `worker` None: it waits, and holding is the decision. `hit_tokens` None: the rule did
-    not look at warmth. `reserve`: a held call's claim on a worker, which then takes nothing new. `pauses`: pipelines whose
+    not look at warmth. `reserve`: a held call's claim on a worker, which then takes nothing new. `cooled`: the
+    pipeline's own context is warm no more, though the call waited for its worker. `pauses`: pipelines whose
     idle contexts in this pool give up their place until their next call is sent (`Lane.paused` remembers it)."""
 
     worker: str | None
     because: Because
     hit_tokens: int | None = None
     reserve: str = ""
+    cooled: bool = False
     pauses: tuple[str, ...] = ()
 
 

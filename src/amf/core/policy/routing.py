@@ -11,7 +11,8 @@ fleet of agents onto one worker: contention grows with each pipeline that settle
 The cheapest worker is used if it can start the call soon. If it cannot, the call waits in our queue (late binding), where
 urgency and not arrival decides. A *cold* call (more than `cold_tokens` to prefill) obeys the hold-back rule besides: one
 cold prefill per worker at a time, and never into memory that belongs to contexts inside their break-even time, not even on
-a worker that runs nothing at the moment; holding is then the decision.
+a worker that runs nothing at the moment; holding is then the decision. Contexts of pipelines without a deadline make way for
+calls that have one.
 
 A call that has waited `lapse_s` has lapsed: contexts make way for it, but on each worker no more often than that lapsed
 prefills take `yield_share` of its time. (Without this bound overload ends all protection, for everybody has waited too
@@ -45,13 +46,13 @@ def hold_back(state: CallState, view: PoolView) -> Placement:
         notes[quote[3]] = reason
         if reason in (_PROTECTED, _RESERVED):
             continue
-        total_s = quote[0] + (service_s if reason.startswith("memory") else 0.0)
+        total_s = quote[0] + (service_s if reason.startswith(_MEMORY) else 0.0)
         if total_s < best_s:
             best_s, best, obstacle = total_s, quote, reason
     name, hit_tokens = best[3], best[5].tokens
     claim = name if obstacle and _lapsed(state, view) and not view.reserved else ""
     if state.held and (obstacle or best_s == inf):
-        return Placement(None, _AGAIN, reserve=claim)
+        return Placement(None, HELD_AS_BEFORE, reserve=claim, cooled=cooled(state, view))
     alternatives = tuple(
         _price(quote, contention_s, view, notes, state) for quote in quotes[: view.config.max_alternatives]
     )
@@ -78,6 +79,15 @@ def home_of(state: CallState, view: PoolView) -> WorkerState | None:
     if lane is None:
         return None
     return next((worker for worker in usable(state, view) if worker.name == lane.worker), None)
+
+
+def cooled(state: CallState, view: PoolView) -> bool:
+    """Was the context that the waiting call counts on evicted meanwhile?"""
+    lane = view.lanes.get(state.call.run_id, state.call.pool)
+    if lane is None or not lane.counted_waiting_tokens or state.call.prompt_tokens <= view.config.cold_tokens:
+        return False
+    hit = view.warmth.hits(state.call.prefix, view.now_s).get(lane.worker, COLD)
+    return state.call.prompt_tokens - hit.tokens > view.config.cold_tokens
 
 
 def _quotes(state: CallState, contention_s: float, view: PoolView) -> list[_Quote]:
@@ -132,9 +142,8 @@ def _obstacle(state: CallState, worker: WorkerState, hit: Hit, view: PoolView) -
     call, config = state.call, view.config
     if worker.running >= worker.spec.max_running:
         return f"all {worker.spec.max_running} sequences are taken"
-    footprint_tokens = call.prompt_tokens + int(state.expected_output_tokens)
-    if 0 < worker.spec.kv_tokens < worker.committed_tokens + footprint_tokens:
-        return f"memory: {footprint_tokens} tokens needed, {max(worker.free_tokens(), 0)} not committed"
+    if 0 < worker.spec.kv_tokens < worker.committed_tokens + state.footprint_tokens:
+        return f"{_MEMORY}: {state.footprint_tokens} tokens needed, {max(worker.free_tokens(), 0)} not committed"
     if call.prompt_tokens - hit.tokens > config.cold_tokens:
         if worker.cold_prefills >= config.max_cold_prefills:
             return "another cold prefill is running"
@@ -146,7 +155,8 @@ def _obstacle(state: CallState, worker: WorkerState, hit: Hit, view: PoolView) -
 
 
 _PROTECTED = "protected: the memory belongs to contexts inside their break-even time"
-_AGAIN = Because(reason="held as before")  # nobody is told twice
+_MEMORY = "memory"
+HELD_AS_BEFORE = Because(reason="held as before")  # nobody is told twice
 _RESERVED = "reserved: kept free for a call that has waited too long"
 
 
@@ -156,12 +166,10 @@ def _fits_beside_protected(state: CallState, worker: WorkerState, hit: Hit, view
     if call.prompt_tokens - hit.tokens <= config.cold_tokens or worker.spec.kv_tokens <= 0:
         return True
     protected_tokens = 0
-    if view.now_s < worker.yields_from_s or not _lapsed(state, view):
+    if config.yield_share <= 0.0 or view.now_s < worker.yields_from_s or not _lapsed(state, view):
         home = view.lanes.home(worker.name)
-        own = home.lanes.get((call.run_id, call.pool))
-        protected_tokens = home.protected_tokens + home.waiting_tokens - (own.counted_waiting_tokens if own else 0)
-    needed_tokens = call.prompt_tokens + int(state.expected_output_tokens)
-    if worker.committed_tokens + protected_tokens + needed_tokens <= worker.spec.kv_tokens:
+        protected_tokens = home.claimed_tokens(call.run_id, call.pool, state.due_s is not None)
+    if worker.committed_tokens + protected_tokens + state.footprint_tokens <= worker.spec.kv_tokens:
         return True
     return protected_tokens <= 0 and not worker.flights  # an empty worker takes what no worker could hold
 

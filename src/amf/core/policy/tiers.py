@@ -16,11 +16,9 @@ again in half a minute. So the hold-back rule moves to the boundary that costs, 
 
 from amf.core.decisions import Because
 from amf.core.policy.interface import Placement, PoolView
-from amf.core.policy.routing import hold_back, home_of, usable
+from amf.core.policy.routing import HELD_AS_BEFORE, cooled, hold_back, home_of, usable
 from amf.core.state.pipelines import CallState
 from amf.core.state.workers import WorkerState
-
-_AGAIN = Because(reason="held as before")  # nobody is told twice
 
 
 def hold_back_at_the_last_tier(state: CallState, view: PoolView) -> Placement:
@@ -39,8 +37,8 @@ def hold_back_at_the_last_tier(state: CallState, view: PoolView) -> Placement:
         obstacles.append(obstacle)
     name = candidates[0].name
     claim = name if _lapsed(state, view) and name not in view.reserved else ""
-    because = _AGAIN if state.held else Because(reason=f"held for worker {name}: {obstacles[0]}")
-    return Placement(None, because, reserve=claim)
+    because = HELD_AS_BEFORE if state.held else Because(reason=f"held for worker {name}: {obstacles[0]}")
+    return Placement(None, because, reserve=claim, cooled=cooled(state, view))
 
 
 def _roomiest(state: CallState, view: PoolView) -> list[WorkerState]:
@@ -70,28 +68,26 @@ def _obstacle(state: CallState, worker: WorkerState, view: PoolView) -> str:
         return "its memory is kept free for a call that has waited too long"
     if worker.running >= worker.spec.max_running:
         return f"all {worker.spec.max_running} sequences are taken"
-    needed_tokens = call.prompt_tokens + int(state.expected_output_tokens)
-    if worker.flights and worker.committed_tokens + needed_tokens > worker.kv_tokens:
-        return f"memory: {needed_tokens} tokens needed, {max(worker.free_tokens(), 0)} not committed"
+    if worker.flights and worker.committed_tokens + state.footprint_tokens > worker.kv_tokens:
+        return f"memory: {state.footprint_tokens} tokens needed, {max(worker.free_tokens(), 0)} not committed"
     if view.live_tokens <= config.tier_margin * view.tiers_tokens:
         return ""
-    obstacle = _obstacle_to_cold(state, worker, needed_tokens, view)
+    obstacle = _obstacle_to_cold(state, worker, view)
     if not obstacle or _lapsed(state, view) or call.prompt_tokens <= config.cold_tokens:
         return ""
     hit_tokens = view.warmth.hit(worker.name, call.prefix, view.now_s).tokens
     return obstacle if call.prompt_tokens - hit_tokens > config.cold_tokens else ""
 
 
-def _obstacle_to_cold(state: CallState, worker: WorkerState, needed_tokens: int, view: PoolView) -> str:
+def _obstacle_to_cold(state: CallState, worker: WorkerState, view: PoolView) -> str:
     if worker.cold_prefills >= view.config.max_cold_prefills:
         return "another cold prefill is running"
     home = view.lanes.home(worker.name)
-    own = home.lanes.get((state.call.run_id, state.call.pool))
-    warm_tokens = home.waiting_tokens - (own.counted_waiting_tokens if own else 0)
-    if warm_tokens and worker.flights:
+    run_id, pool = state.call.run_id, state.call.pool
+    if worker.flights and home.waiting_tokens_beside(run_id, pool):
         return "warm calls go first"
-    held_tokens = worker.committed_tokens + home.protected_tokens + warm_tokens
-    if held_tokens and held_tokens + needed_tokens > view.config.tier_margin * worker.tiers_tokens:
+    held_tokens = worker.committed_tokens + home.claimed_tokens(run_id, pool, state.due_s is not None)
+    if held_tokens and held_tokens + state.footprint_tokens > view.config.tier_margin * worker.tiers_tokens:
         return "protected: its tiers belong to contexts inside their break-even time"
     return ""
 

@@ -112,7 +112,7 @@ class Book:
             attempt=state.attempt,
             prompt_tokens=call.prompt_tokens,
             hit_tokens=hit_tokens,
-            footprint_tokens=call.prompt_tokens + int(state.expected_output_tokens),
+            footprint_tokens=state.footprint_tokens,
             prefill_s=prefill_s,
             restore_s=restore_s,
             sent_s=self.now_s,
@@ -127,7 +127,7 @@ class Book:
             share = self.config.yield_share
             worker.yields_from_s = self.now_s + prefill_s / share if share else inf
         pool.unseen_first_tokens = pool.unseen_first_tokens or not call.streams
-        self.lanes.sent(call.run_id, call.pool, worker.name, call.prefix)
+        self.lanes.sent(call.run_id, call.pool, worker.name, call.prefix, state.due_s is not None)
         return flight
 
     def running(self, call_id: str, attempt: int) -> CallState | None:

@@ -29,8 +29,10 @@ class Lane:
     resident_until_s: float = inf
     counted_waiting_tokens: int = 0
     counted_protected_tokens: int = 0
+    counted_urgent_tokens: int = 0
     counted_live_tokens: int = 0
     counted_resident: bool = False
+    has_deadline: bool = False
     paused: bool = False  # a policy took its idle context off the worker's account
     announced_s: tuple[float, float] = (-inf, -inf)  # endings already in the heap
 
@@ -42,14 +44,28 @@ class Lane:
 class Home:
     """One worker's lanes and their sums."""
 
-    __slots__ = ("lanes", "live_tokens", "protected_tokens", "residents", "waiting_tokens")
+    __slots__ = ("lanes", "live_tokens", "protected_tokens", "residents", "urgent_tokens", "waiting_tokens")
 
     def __init__(self) -> None:
         self.lanes: dict[tuple[str, str], Lane] = {}
         self.protected_tokens = 0  # idle, within their protection
         self.waiting_tokens = 0  # idle on the worker while their next call waits with us
+        self.urgent_tokens = 0  # of both, the share of pipelines with a deadline
         self.live_tokens = 0  # in flight, or idle and expected back; not while their next call waits with us
         self.residents = 0
+
+    def claimed_tokens(self, run_id: str, pool: str, has_deadline: bool) -> int:
+        """Idle contexts, protected or with a call that waits, that a call of this lane must leave alone. Never its own; and
+        those without a deadline make way for a call that has one, as in the queue."""
+        if not has_deadline:
+            return self.protected_tokens + self.waiting_tokens_beside(run_id, pool)
+        own = self.lanes.get((run_id, pool))
+        return self.urgent_tokens - (own.counted_urgent_tokens if own else 0)
+
+    def waiting_tokens_beside(self, run_id: str, pool: str) -> int:
+        """`waiting_tokens` without this lane's own."""
+        own = self.lanes.get((run_id, pool))
+        return self.waiting_tokens - (own.counted_waiting_tokens if own else 0)
 
 
 class Lanes:
@@ -92,6 +108,13 @@ class Lanes:
                 lane.context_tokens = 0
             self._put(lane)
 
+    def cooled(self, run_id: str, pool: str) -> None:
+        """What it had was evicted while its call waited; calls that wait for each other's lost contexts would wait for ever."""
+        lane = self._take(run_id, pool)
+        if lane is not None:
+            lane.context_tokens = 0
+            self._put(lane)
+
     def left(self, run_id: str, pool: str) -> None:
         """A waiting call ended without being sent."""
         lane = self._take(run_id, pool)
@@ -99,7 +122,7 @@ class Lanes:
             lane.waiting = max(0, lane.waiting - 1)
             self._put(lane)
 
-    def sent(self, run_id: str, pool: str, worker: str, prefix: Prefix) -> None:
+    def sent(self, run_id: str, pool: str, worker: str, prefix: Prefix, has_deadline: bool) -> None:
         """A waiting call of the lane was sent to this worker, which is its home from now on."""
         lane = self._take(run_id, pool)
         if lane is None:
@@ -110,6 +133,7 @@ class Lanes:
         lane.in_flight += 1
         lane.context_tokens = prefix.total_tokens
         lane.resident_until_s = inf
+        lane.has_deadline = has_deadline
         lane.paused = False
         self._put(lane)
 
@@ -150,6 +174,8 @@ class Lanes:
                 lane for lane in lanes if lane.idle and not lane.waiting and lane.protected_until_s > self._now_s
             ]
             assert home.protected_tokens == sum(lane.context_tokens for lane in protected)
+            claimed = [*protected, *(lane for lane in lanes if lane.idle and lane.waiting)]
+            assert home.urgent_tokens == sum(lane.context_tokens for lane in claimed if lane.has_deadline)
             live = [
                 lane for lane in lanes if lane.in_flight or (lane.resident_until_s > self._now_s and not lane.waiting)
             ]
@@ -165,6 +191,7 @@ class Lanes:
             del home.lanes[(run_id, pool)]
             home.waiting_tokens -= lane.counted_waiting_tokens
             home.protected_tokens -= lane.counted_protected_tokens
+            home.urgent_tokens -= lane.counted_urgent_tokens
             home.live_tokens -= lane.counted_live_tokens
             home.residents -= lane.counted_resident
         return lane
@@ -176,9 +203,12 @@ class Lanes:
         protected = lane.idle and not lane.waiting and lane.protected_until_s > now_s
         lane.counted_waiting_tokens = lane.context_tokens if lane.idle and lane.waiting else 0
         lane.counted_protected_tokens = lane.context_tokens if protected else 0
+        claimed_tokens = lane.counted_waiting_tokens + lane.counted_protected_tokens
+        lane.counted_urgent_tokens = claimed_tokens if lane.has_deadline else 0
         lane.counted_resident = lane.resident_until_s > now_s
         is_live = lane.in_flight or (lane.counted_resident and not lane.waiting)
         lane.counted_live_tokens = lane.context_tokens if is_live else 0
+        home.urgent_tokens += lane.counted_urgent_tokens
         home.live_tokens += lane.counted_live_tokens
         home.waiting_tokens += lane.counted_waiting_tokens
         home.protected_tokens += lane.counted_protected_tokens

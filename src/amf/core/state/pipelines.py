@@ -30,6 +30,7 @@ class CallState:
     excluded: tuple[str, ...] = ()  # workers where it failed
     last_failure: str = ""
     held: bool = False  # a Hold was said for this wait
+    due_s: float | None = None  # as last looked at
     latest_start_s: float = 0.0  # as last looked at
     queued_as: tuple[float, float, str] = (0.0, 0.0, "")  # its place in the pool's queue
     known_tokens: int = 0  # prefix its pipeline had computed before, anywhere
@@ -38,6 +39,11 @@ class CallState:
     @property
     def hop_id(self) -> str:
         return self.call.hop or str(self.number)
+
+    @property
+    def footprint_tokens(self) -> int:
+        """The memory it will take: prompt and expected output."""
+        return self.call.prompt_tokens + int(self.expected_output_tokens)
 
 
 @dataclass(slots=True)

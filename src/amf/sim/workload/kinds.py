@@ -4,18 +4,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import TypeVar
 
 from amf.core.graph import CallGraph
 from amf.core.types import Worker
 from amf.sim.plan import PipelinePlan
 from amf.sim.scenario import ScenarioError, WorkloadSpec
-from amf.sim.workload.azure import lengths_pipeline, read_lengths
+from amf.sim.workload.azure import RecordedLengths, lengths_pipeline, read_lengths
 from amf.sim.workload.chat import draw_requests
 from amf.sim.workload.claude_code import SharedStart, draw_pipelines, read_sessions
 from amf.sim.workload.declared import read_graph
 from amf.sim.workload.graphs import built_in, draw_graph
 from amf.sim.workload.models import pools_for
-from amf.sim.workload.mooncake import read_requests, request_pipeline
+from amf.sim.workload.mooncake import RecordedRequest, read_requests, request_pipeline
 from amf.sim.workload.otel import read_traces
 from amf.sim.workload.recorded import read_recording
 from amf.sim.workload.recording import repeated
@@ -24,6 +25,7 @@ from amf.sim.workload.template import Template
 from amf.sim.workload.traffic import Traffic, traffic_pipeline
 
 OTEL_BLOCK_TOKENS = 16
+Request = TypeVar("Request", RecordedRequest, RecordedLengths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,23 +84,26 @@ def _claude_code(order: Order) -> Drawn:
 
 
 def _mooncake(order: Order) -> Drawn:
-    requests = read_requests(order.path)
-    kept = [each for each in requests if each.total_tokens <= order.room]
-    notes = ["recorded Mooncake requests, each a pipeline of one call"]
-    notes += _left_out(len(requests) - len(kept), len(requests), "requests", order)
-    pool = order.fleet[0].pool
-    plans = tuple(request_pipeline(each, i, pool) for i, each in enumerate(kept[: order.spec.pipelines]))
-    return Drawn("mooncake", plans, (*notes, *_fewer(len(plans), order)))
+    note = "recorded Mooncake requests, each a pipeline of one call"
+    return _requests(order, note, read_requests(order.path), request_pipeline)
 
 
 def _azure(order: Order) -> Drawn:
-    requests = read_lengths(order.path)
+    note = "recorded Azure LLM requests: times and lengths; nothing is shared"
+    return _requests(order, note, read_lengths(order.path), lengths_pipeline)
+
+
+def _requests(
+    order: Order, note: str, requests: Sequence[Request], pipeline: Callable[[Request, int, str], PipelinePlan]
+) -> Drawn:
+    """Those that fit, in order, each a pipeline of one call."""
     kept = [each for each in requests if each.total_tokens <= order.room]
-    notes = ["recorded Azure LLM requests: times and lengths; nothing is shared"]
-    notes += _left_out(len(requests) - len(kept), len(requests), "requests", order)
+    left_out: list[str] = _left_out(len(requests) - len(kept), len(requests), "requests", order)
     pool = order.fleet[0].pool
-    plans = tuple(lengths_pipeline(each, i, pool) for i, each in enumerate(kept[: order.spec.pipelines]))
-    return Drawn("azure", plans, (*notes, *_fewer(len(plans), order)))
+    plans: tuple[PipelinePlan, ...] = tuple(
+        pipeline(each, i, pool) for i, each in enumerate(kept[: order.spec.pipelines])
+    )
+    return Drawn(order.spec.kind, plans, (note, *left_out, *_fewer(len(plans), order)))
 
 
 def _otel(order: Order) -> Drawn:

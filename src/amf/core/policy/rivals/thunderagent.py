@@ -70,7 +70,7 @@ def largest_first(state: CallState, due_s: float | None, view: View) -> float:
 
 
 def _needed_tokens(state: CallState, view: View) -> int:
-    return state.call.prompt_tokens + int(state.expected_output_tokens) + view.config.thunderagent_buffer_tokens
+    return state.footprint_tokens + view.config.thunderagent_buffer_tokens
 
 
 def _room(worker: WorkerState, view: PoolView, half_life_s: float) -> tuple[int, list[str]]:
