@@ -44,3 +44,17 @@ def test_a_context_that_is_lost_while_its_call_waits_is_protected_no_longer():
     room.send(PrefixesCleared(at_s=room.now_s, name="w1", reason="reset"))
     room.wake(room.now_s + 1.0)
     assert home.waiting_tokens == 0
+
+
+def test_a_crowd_that_waits_for_room_does_not_hide_a_call_that_has_it():
+    """Only so many calls are priced at one look, and those without room are not among them."""
+    room = idle_contexts(max_scan_calls=4)
+    for number in range(10):
+        room.arrive(f"large{number}", prompt=prefix((f"large{number}", 200_000)))
+    room.now_s += 1.0
+    room.arrive("busy", "s0", prefix(("s0", 110_000), ("more", 600)))
+    small = prefix(("small", 70_000))
+    assert kinds(room.arrive("small", prompt=small)) == ["Admit", "Hold"]
+    room.first_token("busy")
+    room.finish("busy", prompt=110_600, cached=110_000)
+    assert dispatch_in(room.close("s0")).call_id == "small"

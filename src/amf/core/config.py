@@ -10,7 +10,10 @@ class FabricConfig:
     max_closed_pipelines: int = 2_000  # summaries kept for /amf/v1/runs
     pipeline_idle_s: float = 3_600.0  # a pipeline that says nothing for this long is over
     max_waiting_calls: int = 8_192  # per pool; more are refused
-    max_scan_calls: int = 64  # waiting calls looked at per event and pool
+    max_scan_calls: int = 64  # waiting calls priced per event and pool
+    max_passed_calls: int = (
+        1_024  # waiting calls per event and pool that are looked at, or passed over for want of room
+    )
     no_worker_wait_s: float = 5.0  # how long calls wait for a pool without workers before they are refused
     max_graphs: int = 1_000  # declared call graphs
     max_attempts: int = 3  # dispatches of one call before it fails
@@ -33,6 +36,7 @@ class FabricConfig:
     yield_share: float = 0.03  # how often: the share of a worker's seconds that lapsed cold prefills may take
     tier_margin: float = 0.8  # share of HBM and DRAM, where workers have a DRAM tier, that live contexts may fill
     tier_lapse_s: float = 1_800.0  # `lapse_s` where workers have a DRAM tier
+    cold_look_s: float = 10.0  # how often a held call that no worker is warm for is asked about warmth again
     start_soon_s: float = 30.0  # bind to a worker only if its prefill backlog is at most this
     interference_share: float = 0.3  # share of a prefill's seconds that each running decode loses
     displaced_reuse: float = 0.1  # odds that what a full worker forgets first is asked for again

@@ -31,7 +31,8 @@ def pump(book: Book, policies: Policies, pool: Pool) -> list[Decision]:
             decisions.append(_dispatch(book, state, placement))
             view.dispatched = pool.dispatched
             continue
-        if placement.cooled:
+        if placement.cold:
+            state.cold_until_s = book.now_s + book.config.cold_look_s
             book.lanes.cooled(state.call.run_id, pool.name)
         if placement.reserve:
             view.reserved.add(placement.reserve)
@@ -63,7 +64,12 @@ def _ranked(book: Book, policies: Policies, pool: Pool, view: PoolView) -> list[
     """The first waiting calls with when they are due, most urgent first. A new call is first in the queue until it is looked
     at, so that none is overlooked; all others are as urgent as when they were looked at last."""
     looked_at: list[CallState] = []
-    for state in pool.first(book.config.max_scan_calls):
+    config = book.config
+    for state in pool.first(config.max_passed_calls):
+        if not policies.may_start(state, view):
+            continue
+        if len(looked_at) == config.max_scan_calls:
+            break
         pipeline = book.pipelines.get(state.call.run_id)
         assert pipeline is not None
         state.due_s = policies.budget(pipeline, state, view)

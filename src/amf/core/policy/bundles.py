@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from amf.core.policy import admission, budget, ordering, residency, tiers
+from amf.core.policy import admission, budget, ordering, residency, room, tiers
 from amf.core.policy.interface import Order, Policies, Route
 from amf.core.policy.rivals import (
     autellix,
@@ -49,6 +49,7 @@ _FABRIC = Policies(
     budget=budget.by_critical_path,
     order=ordering.least_slack,
     route=tiers.hold_back_at_the_last_tier,
+    may_start=room.may_start,
     retain=residency.by_break_even,
 )
 _LLM_D = replace(_plain("llm-d", llm_d.llm_d), reads_reports=True)

@@ -63,15 +63,15 @@ class Verdict:
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where a waiting call goes now. `worker` None: it waits, and holding is the decision. `hit_tokens` None: the rule did
-    not look at warmth. `reserve`: a held call's claim on a worker, which then takes nothing new. `cooled`: the
-    pipeline's own context is warm no more, though the call waited for its worker. `pauses`: pipelines whose
+    not look at warmth. `reserve`: a held call's claim on a worker, which then takes nothing new. `cold`: no worker
+    has enough of a held call's prompt; its pipeline's context is not worth protection any more. `pauses`: pipelines whose
     idle contexts in this pool give up their place until their next call is sent (`Lane.paused` remembers it)."""
 
     worker: str | None
     because: Because
     hit_tokens: int | None = None
     reserve: str = ""
-    cooled: bool = False
+    cold: bool = False
     pauses: tuple[str, ...] = ()
 
 
@@ -79,8 +79,14 @@ Admit = Callable[[Call, View], Verdict]
 Budget = Callable[[Pipeline, CallState, View], float | None]
 Order = Callable[[CallState, float | None, View], float]
 Route = Callable[[CallState, PoolView], Placement]
+MayStart = Callable[[CallState, PoolView], bool]
 Retain = Callable[[WorkerState, int, FabricConfig], float]
 Expire = Callable[[Pipeline], float]
+
+
+def always(state: CallState, view: PoolView) -> bool:
+    """Every waiting call is worth a look."""
+    return True
 
 
 def never(pipeline: Pipeline) -> float:
@@ -91,7 +97,8 @@ def never(pipeline: Pipeline) -> float:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
     """admit: may this pipeline start?  budget: by when (absolute s) must this call be done?  order: latest start (absolute
-    s), lowest goes first.  route: which worker, or none yet?  retain: for how long (s) is an idle context that is sure to be
+    s), lowest goes first.  route: which worker, or none yet?  may_start: a cheap question before `route`, false only where that
+    would hold a call that it has held before.  retain: for how long (s) is an idle context that is sure to be
     used again protected?  expire: when (absolute s, infinite: never) is the pipeline ended unfinished?
 
     `reads_reports`: it looks at what workers report of their load. `clairvoyant`: it is an ablation that needs a plan of the
@@ -103,6 +110,7 @@ class Policies:
     order: Order
     route: Route
     retain: Retain
+    may_start: MayStart = always
     expire: Expire = never
     reads_reports: bool = False
     clairvoyant: bool = False

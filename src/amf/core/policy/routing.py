@@ -50,18 +50,18 @@ def hold_back(state: CallState, view: PoolView) -> Placement:
         if total_s < best_s:
             best_s, best, obstacle = total_s, quote, reason
     name, hit_tokens = best[3], best[5].tokens
-    claim = name if obstacle and _lapsed(state, view) and not view.reserved else ""
+    claim = name if obstacle and lapsed(state, view) and not view.reserved else ""
     if state.held and (obstacle or best_s == inf):
-        return Placement(None, HELD_AS_BEFORE, reserve=claim, cooled=cooled(state, view))
+        return held(state, HELD_AS_BEFORE, view, claim)
     alternatives = tuple(
         _price(quote, contention_s, view, notes, state) for quote in quotes[: view.config.max_alternatives]
     )
     if best_s == inf:
         reason = f"held on every worker: {notes[quotes[0][3]]}"
-        return Placement(None, Because(reason=reason, alternatives=alternatives))
+        return held(state, Because(reason=reason, alternatives=alternatives), view)
     if obstacle:
         reason = f"held for the cheapest worker {name}: {obstacle}"
-        return Placement(None, Because(reason=reason, alternatives=alternatives), reserve=claim)
+        return held(state, Because(reason=reason, alternatives=alternatives), view, claim)
     reason = f"cheapest of {len(quotes)} workers, {hit_tokens} of {state.call.prompt_tokens} prompt tokens warm"
     return Placement(name, Because(reason=reason, alternatives=alternatives), hit_tokens)
 
@@ -81,13 +81,22 @@ def home_of(state: CallState, view: PoolView) -> WorkerState | None:
     return next((worker for worker in usable(state, view) if worker.name == lane.worker), None)
 
 
-def cooled(state: CallState, view: PoolView) -> bool:
-    """Was the context that the waiting call counts on evicted meanwhile?"""
-    lane = view.lanes.get(state.call.run_id, state.call.pool)
-    if lane is None or not lane.counted_waiting_tokens or state.call.prompt_tokens <= view.config.cold_tokens:
-        return False
-    hit = view.warmth.hits(state.call.prefix, view.now_s).get(lane.worker, COLD)
-    return state.call.prompt_tokens - hit.tokens > view.config.cold_tokens
+def held(state: CallState, because: Because, view: PoolView, claim: str = "") -> Placement:
+    """It waits. Is what it would find too little on every worker?"""
+    prompt_tokens, cold_tokens = state.call.prompt_tokens, view.config.cold_tokens
+    hits = view.warmth.hits(state.call.prefix, view.now_s).values() if prompt_tokens > cold_tokens else ()
+    cold = prompt_tokens - max((hit.tokens for hit in hits), default=0) > cold_tokens
+    return Placement(None, because, reserve=claim, cold=cold)
+
+
+def lapsed(state: CallState, view: PoolView) -> bool:
+    """Has it waited so long that contexts make way for it?"""
+    return view.now_s - state.arrived_s > view.config.lapse_s
+
+
+def yields(worker: WorkerState, view: PoolView) -> bool:
+    """May contexts make way for a lapsed call here already?"""
+    return view.config.yield_share > 0.0 and view.now_s >= worker.yields_from_s
 
 
 def _quotes(state: CallState, contention_s: float, view: PoolView) -> list[_Quote]:
@@ -166,16 +175,12 @@ def _fits_beside_protected(state: CallState, worker: WorkerState, hit: Hit, view
     if call.prompt_tokens - hit.tokens <= config.cold_tokens or worker.spec.kv_tokens <= 0:
         return True
     protected_tokens = 0
-    if config.yield_share <= 0.0 or view.now_s < worker.yields_from_s or not _lapsed(state, view):
+    if not (lapsed(state, view) and yields(worker, view)):
         home = view.lanes.home(worker.name)
         protected_tokens = home.claimed_tokens(call.run_id, call.pool, state.due_s is not None)
     if worker.committed_tokens + protected_tokens + state.footprint_tokens <= worker.spec.kv_tokens:
         return True
     return protected_tokens <= 0 and not worker.flights  # an empty worker takes what no worker could hold
-
-
-def _lapsed(state: CallState, view: PoolView) -> bool:
-    return view.now_s - state.arrived_s > view.config.lapse_s
 
 
 def _displacement_s(worker: WorkerState, overflow_tokens: int, view: PoolView) -> float:

@@ -16,7 +16,7 @@ again in half a minute. So the hold-back rule moves to the boundary that costs, 
 
 from amf.core.decisions import Because
 from amf.core.policy.interface import Placement, PoolView
-from amf.core.policy.routing import HELD_AS_BEFORE, cooled, hold_back, home_of, usable
+from amf.core.policy.routing import HELD_AS_BEFORE, held, hold_back, home_of, usable
 from amf.core.state.pipelines import CallState
 from amf.core.state.workers import WorkerState
 
@@ -38,7 +38,7 @@ def hold_back_at_the_last_tier(state: CallState, view: PoolView) -> Placement:
     name = candidates[0].name
     claim = name if _lapsed(state, view) and name not in view.reserved else ""
     because = HELD_AS_BEFORE if state.held else Because(reason=f"held for worker {name}: {obstacles[0]}")
-    return Placement(None, because, reserve=claim, cooled=cooled(state, view))
+    return held(state, because, view, claim)
 
 
 def _roomiest(state: CallState, view: PoolView) -> list[WorkerState]:

@@ -100,6 +100,9 @@ class Book:
         state.worker = worker.name
         state.dispatched_s = self.now_s
         state.held = False
+        pipeline = self.pipelines.get(call.run_id)
+        for other in pipeline.live.values() if pipeline else ():
+            other.cold_until_s = -inf
         pool.dispatched += 1
         prefill_s = worker.prefill_s(call.prompt_tokens - hit_tokens, hit_tokens)
         backlog_s = worker.backlog_s(self.now_s)

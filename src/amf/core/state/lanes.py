@@ -110,8 +110,9 @@ class Lanes:
 
     def cooled(self, run_id: str, pool: str) -> None:
         """What it had was evicted while its call waited; calls that wait for each other's lost contexts would wait for ever."""
-        lane = self._take(run_id, pool)
-        if lane is not None:
+        lane = self._lanes.get((run_id, pool))
+        if lane is not None and lane.counted_waiting_tokens:
+            self._take(run_id, pool)
             lane.context_tokens = 0
             self._put(lane)
 

@@ -3,6 +3,7 @@ leaves here and lives on only in its pipeline's account. Each call ends exactly 
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
 
 from amf.core.graph import CallGraph
 from amf.core.state.ledger import Account
@@ -30,6 +31,7 @@ class CallState:
     excluded: tuple[str, ...] = ()  # workers where it failed
     last_failure: str = ""
     held: bool = False  # a Hold was said for this wait
+    cold_until_s: float = -inf  # cold on every worker when last looked at, and not asked again before
     due_s: float | None = None  # as last looked at
     latest_start_s: float = 0.0  # as last looked at
     queued_as: tuple[float, float, str] = (0.0, 0.0, "")  # its place in the pool's queue
