@@ -361,7 +361,7 @@ def test_a_slow_worker_is_told_apart_from_its_pool():
 
 
 def test_a_large_call_is_not_overtaken_for_ever_by_small_ones():
-    room = Room(workers=("w1",), lapse_s=60.0)
+    room = Room(workers=("w1",), lapse_s=60.0, reserve_s=60.0)
     room.arrive("a", prompt=prefix(("a", 200_000)))
     room.now_s = 60.0
     room.first_token("a")
@@ -374,7 +374,7 @@ def test_a_large_call_is_not_overtaken_for_ever_by_small_ones():
 
 
 def test_only_one_worker_of_a_pool_is_kept_free():
-    room = Room(workers=("w1", "w2", "w3"), lapse_s=60.0)
+    room = Room(workers=("w1", "w2", "w3"), lapse_s=60.0, reserve_s=60.0)
     for number in range(3):
         room.arrive(f"a{number}", prompt=prefix((f"a{number}", 200_000), block=64))
         room.now_s += 1.0

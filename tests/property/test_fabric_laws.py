@@ -20,7 +20,8 @@ NAMES = ("w1", "w2", "w3")
 SMALL = {
     "max_live_pipelines": 6,
     "max_waiting_calls": 5,
-    "lapse_s": 40.0,
+    "lapse_s": 30.0,
+    "reserve_s": 40.0,
     "tier_lapse_s": 40.0,
     "pipeline_idle_s": 50.0,
     "cold_tokens": 20_000,

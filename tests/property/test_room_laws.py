@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from amf.core.policy.bundles import policies_named
 from amf.core.policy.interface import PoolView
 from amf.core.policy.room import may_start
-from amf.core.policy.routing import lapsed
+from amf.core.policy.routing import reserves
 from amf.core.state.pipelines import CallState
 from kit import Room, prefix
 
@@ -38,7 +38,7 @@ class Asked:
         self.passed_over += 1
         placement = FABRIC.route(state, view)
         assert placement.worker is None, placement
-        assert not placement.reserve or lapsed(state, view)
+        assert not placement.reserve or reserves(state, view)
         return False
 
 
@@ -73,7 +73,7 @@ def play(happenings: list[tuple[str, int, int, bool]], **config: object) -> int:
 @settings(max_examples=300, deadline=None)
 @given(steps, st.sampled_from([0.0, 0.5, 1e6]), st.sampled_from([30.0, 1e6]), st.sampled_from([1, 3]))
 def test_a_call_that_is_passed_over_would_have_been_held(happenings, hold_fraction: float, lapse_s: float, colds: int):
-    play(happenings, hold_fraction=hold_fraction, lapse_s=lapse_s, max_cold_prefills=colds)
+    play(happenings, hold_fraction=hold_fraction, lapse_s=lapse_s, max_cold_prefills=colds, reserve_s=2.0 * lapse_s)
 
 
 def test_calls_without_room_are_passed_over():

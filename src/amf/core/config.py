@@ -33,6 +33,9 @@ class FabricConfig:
     max_cold_prefills: int = 1  # per worker
     stretch_target: float = 3.0  # a pipeline without deadline is due at this multiple of its time without queues
     lapse_s: float = 1_200.0  # a call that waited this long has lapsed: now and then an idle context makes way for it
+    reserve_s: float = (
+        3_600.0  # the worker that a call which waited this long waits for takes nothing new until it fits
+    )
     yield_share: float = 0.03  # how often: the share of a worker's seconds that lapsed cold prefills may take
     tier_margin: float = 0.8  # share of HBM and DRAM, where workers have a DRAM tier, that live contexts may fill
     tier_lapse_s: float = 1_800.0  # `lapse_s` where workers have a DRAM tier

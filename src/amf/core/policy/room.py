@@ -4,14 +4,14 @@ A call that is cold on every worker can start only where a cold prefill may, bes
 on any worker, summed up once a look, tells for each of them whether a look could end otherwise than the last. It is asked
 about warmth again every `cold_look_s`, and when another call of its pipeline is sent, which computes what both need.
 
-Of the calls that have lapsed only the most urgent is looked at without room, since it may claim a worker.
+Of the calls that may claim a worker (`reserve_s`) the most urgent is looked at without room.
 """
 
 from dataclasses import dataclass
 from math import inf
 
 from amf.core.policy.interface import PoolView
-from amf.core.policy.routing import lapsed, yields
+from amf.core.policy.routing import lapsed, reserves, yields
 from amf.core.state.pipelines import CallState
 from amf.core.state.workers import WorkerState
 
@@ -31,11 +31,11 @@ def may_start(state: CallState, view: PoolView) -> bool:
     """False where `routing.hold_back` would hold the call again."""
     if view.now_s >= state.cold_until_s or view.tiers_tokens:
         return True
+    if reserves(state, view) and view.remembered("first to reserve", lambda: state) is state:
+        return True
     room = view.remembered("room", lambda: _room(view))
     tokens = room.tokens if state.due_s is None else room.urgent_tokens
     if lapsed(state, view):
-        if view.remembered("first lapsed", lambda: state) is state:
-            return True
         tokens = max(tokens, room.lapsed_tokens)
     lane = view.lanes.get(state.call.run_id, state.call.pool)
     if lane is not None:  # a context is not in the way of its own pipeline

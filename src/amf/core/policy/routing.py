@@ -16,8 +16,8 @@ calls that have one.
 
 A call that has waited `lapse_s` has lapsed: contexts make way for it, but on each worker no more often than that lapsed
 prefills take `yield_share` of its time. (Without this bound overload ends all protection, for everybody has waited too
-long.) The worker that a lapsed call waits for takes nothing new until it fits (one worker per pool at a time), so that small
-calls cannot overtake a large one for ever.
+long.) The worker that a call waits for which has waited `reserve_s` takes nothing new until it fits (one worker per pool at a
+time), so that small calls cannot overtake a large one for ever.
 """
 
 from math import inf
@@ -50,7 +50,7 @@ def hold_back(state: CallState, view: PoolView) -> Placement:
         if total_s < best_s:
             best_s, best, obstacle = total_s, quote, reason
     name, hit_tokens = best[3], best[5].tokens
-    claim = name if obstacle and lapsed(state, view) and not view.reserved else ""
+    claim = name if obstacle and reserves(state, view) and not view.reserved else ""
     if state.held and (obstacle or best_s == inf):
         return held(state, HELD_AS_BEFORE, view, claim)
     alternatives = tuple(
@@ -92,6 +92,11 @@ def held(state: CallState, because: Because, view: PoolView, claim: str = "") ->
 def lapsed(state: CallState, view: PoolView) -> bool:
     """Has it waited so long that contexts make way for it?"""
     return view.now_s - state.arrived_s > view.config.lapse_s
+
+
+def reserves(state: CallState, view: PoolView) -> bool:
+    """Has it waited so long that its worker is kept free for it?"""
+    return view.now_s - state.arrived_s > view.config.reserve_s
 
 
 def yields(worker: WorkerState, view: PoolView) -> bool:

@@ -47,7 +47,8 @@ _WITHOUT = (
     Variant(name="no displacement", bundle=_FABRIC, config=(("displaced_reuse", 0.0),)),
     Variant(name="no stretch in the order", bundle=_FABRIC, config=(("stretch_target", _NEVER_S),)),
     Variant(name="no bound on making way", bundle=_FABRIC, config=(("yield_share", _NEVER_S),)),
-    Variant(name="no lapse, no reserve", bundle=_FABRIC, config=(("lapse_s", _NEVER_S),)),
+    Variant(name="no lapse", bundle=_FABRIC, config=(("lapse_s", _NEVER_S),)),
+    Variant(name="no reserve", bundle=_FABRIC, config=(("reserve_s", _NEVER_S),)),
     Variant(name="first come, first served", bundle=replace(_FABRIC, order=ordering.fcfs, budget=budget.no_budget)),
 )
 
