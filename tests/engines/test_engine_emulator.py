@@ -4,28 +4,18 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 import pytest
 
 from amf.emulator import Emulator, EmulatorConfig, Faults, running
-from amf.engines.blockindex import BlockIndex
 from amf.engines.choose import connect
-from amf.engines.engine import (
-    BlocksRemoved,
-    BlocksStored,
-    CacheCleared,
-    Engine,
-    EngineError,
-    EngineRequest,
-    LoadReport,
-)
+from amf.engines.engine import Engine, EngineError, EngineRequest
 from amf.engines.keys import root_key, token_keys
 from amf.engines.options import EngineLimits, EngineOptions
 from amf.engines.vllm import VllmEngine
+from engine_belief import believing, until
 
 LIMITS = EngineLimits(observe_interval_s=0.02, head_timeout_s=20.0, stall_timeout_s=20.0)
 BLOCK = 16
@@ -48,49 +38,8 @@ async def answer(engine: Engine, attempt: EngineRequest) -> tuple[int, bytes]:
         return upstream.status, b"".join([chunk async for chunk in upstream.chunks()])
 
 
-class Belief:
-    """What the fabric would believe: the copies of each key, from observation alone."""
-
-    def __init__(self) -> None:
-        self.index = BlockIndex()
-        self.copies: Counter[int] = Counter()
-        self.clears: list[str] = []
-        self.sessions: set[str] = set()
-        self.loads = 0
-
-    async def follow(self, engine: Engine) -> None:
-        async for seen in engine.observe():
-            match seen:
-                case BlocksStored():
-                    self.copies.update(self.index.stored(seen))
-                    self.sessions.add(seen.session_id)
-                case BlocksRemoved():
-                    self.copies.subtract(self.index.removed(seen))
-                case CacheCleared():
-                    self.index.clear()
-                    self.copies.clear()
-                    self.clears.append(seen.reason)
-                case LoadReport():
-                    self.loads += 1
-
-    async def until(self, holds: Any) -> None:
-        async with asyncio.timeout(15):
-            while not holds():
-                await asyncio.sleep(0.01)
-
-
 def truth(emulator: Emulator) -> Counter[int]:
     return emulator.worker._scheduler.pool.contents()
-
-
-@asynccontextmanager
-async def believing(engine: Engine) -> AsyncIterator[Belief]:
-    belief = Belief()
-    async with asyncio.TaskGroup() as group:
-        group.create_task(belief.follow(engine))
-        await belief.until(lambda: belief.loads)
-        yield belief
-        await engine.close()
 
 
 def prompts(rng: random.Random, count: int) -> list[dict[str, Any]]:
@@ -112,7 +61,7 @@ async def test_belief_equals_the_emulators_truth(session: aiohttp.ClientSession)
             for start in range(0, len(bodies), 6):
                 answers = await asyncio.gather(*(answer(engine, request(**body)) for body in bodies[start : start + 6]))
                 assert {status for status, _ in answers} == {200}
-            await belief.until(lambda: +belief.copies == truth(emulator))
+            await until(lambda: +belief.copies == truth(emulator))
             assert sum(belief.copies.values()) > 100
             assert (belief.index.orphans, belief.index.unknown, belief.clears) == (0, 0, [])
             assert belief.sessions == {"run-1"}
@@ -126,7 +75,7 @@ async def test_keys_computed_before_are_the_ones_reported(session: aiohttp.Clien
             await answer(engine, request(prompt=prompt, max_tokens=1))
             await answer(engine, request(prompt=prompt, max_tokens=1, cache_salt="s"))
             expected = token_keys(prompt, BLOCK) + token_keys(prompt, BLOCK, root_key("s"))
-            await belief.until(lambda: all(belief.copies[key] == 1 for key in expected))
+            await until(lambda: all(belief.copies[key] == 1 for key in expected))
 
 
 async def test_belief_in_what_was_lost_does_not_last(session: aiohttp.ClientSession) -> None:
@@ -148,12 +97,10 @@ async def test_a_cache_reset_is_told(session: aiohttp.ClientSession) -> None:
         engine = VllmEngine(emulator.url, session, EngineOptions(limits=LIMITS))
         async with believing(engine) as belief:
             await answer(engine, request(prompt=[1] * 100, max_tokens=1))
-            await belief.until(lambda: belief.copies)
+            await until(lambda: belief.copies)
             assert emulator.live.clear_cache()
             await answer(engine, request(prompt=[2] * 100, max_tokens=1))
-            await belief.until(
-                lambda: belief.clears == ["the engine reset its cache"] and belief.copies == truth(emulator)
-            )
+            await until(lambda: belief.clears == ["the engine reset its cache"] and belief.copies == truth(emulator))
 
 
 @pytest.mark.parametrize("events", [True, False])

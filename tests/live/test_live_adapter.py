@@ -3,22 +3,21 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import aiohttp
 import pytest
 
 from amf.config import PoolConfig, ServeConfig, ServerConfig, WorkerConfig
-from amf.engines.blockindex import BlockIndex
 from amf.engines.choose import connect
-from amf.engines.engine import BlocksRemoved, BlocksStored, CacheCleared, Engine, EngineRequest, LoadReport
+from amf.engines.engine import Engine, EngineRequest
 from amf.engines.http import open_session
 from amf.engines.keys import token_keys
 from amf.engines.options import EngineLimits, EngineOptions
 from amf.engines.vllm import VllmEngine
 from amf.gateway.service import running_gateway
+from engine_belief import believing, until
 from real.install import VLLM
 from real.server import MODEL_NAME, Server, Setup, vllm
 
@@ -71,48 +70,6 @@ def cached(usage: dict[str, Any]) -> int:
 
 def prompt(first: int, tokens: int = 10 * BLOCK + 5) -> list[int]:
     return [3 + (first + 7 * place) % 1000 for place in range(tokens)]
-
-
-async def until(holds: Callable[[], Any]) -> None:
-    async with asyncio.timeout(30):
-        while not holds():
-            await asyncio.sleep(0.02)
-
-
-class Belief:
-    """What the fabric would believe of the engine's cache, from observation alone."""
-
-    def __init__(self) -> None:
-        self.index = BlockIndex()
-        self.copies: Counter[int] = Counter()
-        self.sessions: set[str] = set()
-        self.clears: list[str] = []
-        self.loads: list[LoadReport] = []
-
-    async def follow(self, engine: Engine) -> None:
-        async for seen in engine.observe():
-            match seen:
-                case BlocksStored():
-                    self.copies.update(self.index.stored(seen))
-                    self.sessions.add(seen.session_id)
-                case BlocksRemoved():
-                    self.copies.subtract(self.index.removed(seen))
-                case CacheCleared():
-                    self.index.clear()
-                    self.copies.clear()
-                    self.clears.append(seen.reason)
-                case LoadReport():
-                    self.loads.append(seen)
-
-
-@asynccontextmanager
-async def believing(engine: Engine) -> AsyncIterator[Belief]:
-    belief = Belief()
-    async with asyncio.TaskGroup() as group:
-        group.create_task(belief.follow(engine))
-        await until(lambda: belief.loads)
-        yield belief
-        await engine.close()
 
 
 async def test_probe_tells_what_the_server_was_started_with(server: Server, session: aiohttp.ClientSession) -> None:
