@@ -5,7 +5,8 @@
 Sessions are generated, or recorded ones with `--trace`. Each worker serves `--live` sessions on average, on the KV memory
 that a Llama 3.3 70B leaves on an H200; all are played to their end. Time is the process's CPU time of the run alone, without
 making the workload. The baseline in the same run is `session-affinity`: the ratio says what a policy costs the simulator.
-`kv events` rows have engines that report every block, as a fabric that subscribes to them would see.
+`kv events` rows have engines that report every block, as a fabric that subscribes to them would see. In the `short` ones
+memory is: 8 sessions live on 500 K tokens a worker.
 
 The shares say where the time goes: the fabric's decisions and books, the workers, and the shell (keys, clock, records). Their
 own clock is read around every call of the first two, which costs the rows a few microseconds a call.
@@ -39,6 +40,7 @@ from amf.sim.plan import Workload
 from amf.sim.scenario import pool_worker, scenario_from_dict
 from amf.sim.workload import build, fleet_of
 
+SHORT_TOKENS, SHORT_LIVE = 500_000, 8
 GOALS = {"session-affinity": 5_000, "fabric": 2_500}
 
 
@@ -48,12 +50,21 @@ class Case:
     policy: str
     kv_events: bool = False
     sessions: int | None = None  # in all; None: as many as live on each worker
+    short: bool = (
+        False  # of memory: 8 live sessions a worker on `SHORT_TOKENS`, each finished one replaced as often again
+    )
+
+    @property
+    def name(self) -> str:
+        return self.policy + (" + kv events" if self.kv_events else "") + (", short" if self.short else "")
 
 
 CASES = (
     Case(8, "session-affinity"),
     Case(8, "fabric"),
     Case(8, "session-affinity", kv_events=True),
+    Case(8, "session-affinity", kv_events=True, short=True),
+    Case(8, "fabric", kv_events=True, short=True),
     Case(64, "session-affinity"),
     Case(64, "fabric"),
     Case(2048, "session-affinity", sessions=128),
@@ -79,11 +90,12 @@ def time_methods(owner: object, names: Sequence[str], spent_s: Counter[str], sha
 
 
 def fleet_and_plans(
-    workers: int, sessions: int, concurrency: int, trace: Path | None, seed: int
+    workers: int, sessions: int, concurrency: int, trace: Path | None, seed: int, kv_tokens: int | None = None
 ) -> tuple[list[Worker], Workload]:
     workload: dict[str, object] = {"pipelines": sessions, "concurrency": concurrency, "seed": seed}
     workload |= {"kind": "claude-code", "path": str(trace.resolve())} if trace else {"kind": "coding-sessions"}
-    pool = {"model": "llama-3.3-70b", "workers": workers}
+    pool: dict[str, object] = {"model": "llama-3.3-70b", "workers": workers}
+    pool |= {"kv_tokens": kv_tokens} if kv_tokens else {}
     scenario = scenario_from_dict({"workload": workload, "pool": [pool]}, "bench.toml")
     pools = fleet_of(scenario)
     fleet = [pool_worker(pool, index) for pool in pools for index in range(pool.workers)]
@@ -92,8 +104,10 @@ def fleet_and_plans(
 
 def measure(case: Case, trace: Path | None, live: int, seed: int) -> dict[str, Any]:
     """Play one workload and time it."""
-    sessions = case.sessions or case.workers * live
-    workers, plans = fleet_and_plans(case.workers, sessions, sessions, trace, seed)
+    live = case.workers * (SHORT_LIVE if case.short else live)
+    sessions = case.sessions or (2 * live if case.short else live)
+    kv_tokens = SHORT_TOKENS if case.short else None
+    workers, plans = fleet_and_plans(case.workers, sessions, min(live, sessions), trace, seed, kv_tokens)
     workers = [replace(worker, has_kv_events=case.kv_events) for worker in workers]
     simulation = Simulation(Fabric(FabricConfig(), policies_named(case.policy)), workers, plans)
     spent_s = Counter[str]()
@@ -112,6 +126,7 @@ def measure(case: Case, trace: Path | None, live: int, seed: int) -> dict[str, A
         "workers": case.workers,
         "policy": case.policy,
         "kv_events": case.kv_events,
+        "short": case.short,
         "calls": len(prompts),
         "median_prompt_tokens": int(median(prompts)),
         "hit_ratio": round(sum(call.cached_tokens or 0 for call in records.calls) / sum(prompts), 3),
@@ -162,20 +177,20 @@ def main() -> None:
     parser.add_argument("--live", type=int, default=4, help="sessions for each worker (default 4)")
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
-    rows, baseline = [], {}
+    rows: list[dict[str, Any]] = []
+    baseline: dict[tuple[int, bool], int] = {}
     print(
-        f"{'workers':>8} {'policy':>28} {'calls':>7} {'median prompt':>14} {'calls/s':>8} {'vs session-affinity':>20}"
+        f"{'workers':>8} {'policy':>35} {'calls':>7} {'median prompt':>14} {'calls/s':>8} {'vs session-affinity':>20}"
         f"   fabric, workers, shell"
     )
     for case in CASES:
         row = measure(case, options.trace, options.live, options.seed)
         rate = row["calls_per_s"]
-        row["ratio"] = round(rate / baseline.setdefault(case.workers, rate), 2)
+        row["ratio"] = round(rate / baseline.setdefault((case.workers, case.short), rate), 2)
         rows.append(row)
         shares = ", ".join(f"{row['shares'][part]:.0%}" for part in ("fabric", "workers", "shell"))
-        name = case.policy + (" + kv events" if case.kv_events else "")
         print(
-            f"{case.workers:>8} {name:>28} {row['calls']:>7} {row['median_prompt_tokens']:>14} "
+            f"{case.workers:>8} {case.name:>35} {row['calls']:>7} {row['median_prompt_tokens']:>14} "
             f"{row['calls_per_s']:>8} {row['ratio']:>19}x   {shares}",
             flush=True,
         )
