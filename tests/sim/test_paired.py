@@ -95,3 +95,13 @@ def test_no_completed_pipeline_makes_no_gain():
     context = ReportContext(policy="fabric", workload="w", seed=1, duration_s=10.0)
     empty = {**summarise(RunRecords(pipelines=[], calls=[]), context), "notes": []}
     assert found("JCT mean", [report("rival", 1, 4.0), empty]).verdict == "not comparable"
+
+
+def test_who_gives_up_slow_pipelines_is_no_rival_in_times():
+    rows = reports(rival=(4.0, 4.0, 4.0), quitter=(1.0, 1.0, 1.0), fabric=(2.0, 2.0, 2.0))
+    rows = [{**row, "pipelines": 2, "completed": 1 if row["policy"] == "quitter" else 2} for row in rows]
+    assert found("JCT mean", rows).rival == "rival"
+    assert found("hit ratio", rows).rival in ("rival", "quitter")
+    assert found("JCT mean", [row for row in rows if row["policy"] != "rival"]).rival == "quitter", (
+        "if there is no other"
+    )

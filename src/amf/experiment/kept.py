@@ -1,7 +1,7 @@
 """Where a run's report is kept, so that an interrupted study goes on where it was.
 
 A file's name is a digest of all that a run depends on: the study's name for it, its scenario, the recording that this plays,
-its case, and the code itself (every file of this package). What another version of the code has found is therefore never
+its case, and the code that plays it (every file of `_PLAYS`). What another version of the code has found is therefore never
 taken for this one's.
 """
 
@@ -13,12 +13,15 @@ from pathlib import Path
 from amf.sim.scenario import Scenario
 from amf.sim.study import Case
 
+_PLAYS = ("core", "sim", "simulate", "experiment/studies")
+
 
 def run_file(folder: Path, study: str, label: str, scenario: Scenario, case: Case) -> Path:
     """In `folder`. A case's bundle is code of the study, known by the case's name. Raises OSError."""
     recording = _content(scenario.workload.path) if scenario.workload.path else ""
     told = (study, label, scenario, recording, case.policy, case.seed, case.config, case.error_sigma)
-    code = _content(Path(str(files("amf"))))
+    package = Path(str(files("amf")))
+    code = [_content(package / part) for part in _PLAYS]
     return folder / f"{blake2b(f'{code}{told!r}'.encode(), digest_size=16).hexdigest()}.json"
 
 
