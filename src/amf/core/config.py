@@ -27,6 +27,11 @@ class FabricConfig:
     event_lag_s: float = 5.0  # the same on a worker whose KV events we see: truth has arrived by then
     restore_bytes_per_s: float = 50e9  # loading KV back from a lower tier, where a worker does not say
 
+    # Admission of pipelines with a deadline (docs/time.md).
+    demand_evidence: int = 8  # ended pipelines of a graph from which on its demand is believed
+    demand_share: float = 0.8  # share of the fleet's time until a deadline that admitted work may take
+    feasible_odds: float = 0.3  # a pipeline is refused if its odds to be in time, alone, are lower
+
     # Routing and hold-back (docs/decisions/003-hold-back.md has the evidence for each).
     cold_tokens: int = 32_000  # a call with more than this to prefill is cold
     hold_fraction: float = 0.5  # share of the break-even time for which an idle context is protected

@@ -29,7 +29,7 @@ from amf.core.events import (
     WorkerLost,
     WorkerReported,
 )
-from amf.core.policy.interface import Policies, View
+from amf.core.policy.interface import FleetView, Policies
 from amf.core.pump import next_look_s, pump, refusal
 from amf.core.state import reports
 from amf.core.state.book import Book
@@ -153,8 +153,14 @@ class Fabric:
 
     def _admit(self, call: Call) -> Pipeline | None:
         book = self.book
-        view = View(
-            now_s=book.now_s, config=self.config, pipelines=book.pipelines, profiles=book.profiles, lanes=book.lanes
+        view = FleetView(
+            now_s=book.now_s,
+            config=self.config,
+            pipelines=book.pipelines,
+            profiles=book.profiles,
+            lanes=book.lanes,
+            workers={name: len(pool.usable) for name, pool in book.pools.items()},
+            demand=book.demand,
         )
         verdict = self.policies.admit(call, view)
         if verdict.code:

@@ -45,7 +45,7 @@ def _programs(name: str, order: Order, route: Route = thunderagent.pause_and_res
 
 _FABRIC = Policies(
     name="fabric",
-    admit=admission.by_bounds,
+    admit=admission.by_demand,
     budget=budget.by_critical_path,
     order=ordering.least_slack,
     route=tiers.hold_back_at_the_last_tier,

@@ -1,12 +1,13 @@
 """What a policy sees, what it answers, and the bundle of choices a fabric runs with."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, TypeVar
 
 from amf.core.config import FabricConfig
 from amf.core.decisions import Because
+from amf.core.state.demand import Demand
 from amf.core.state.lanes import Lanes
 from amf.core.state.pipelines import CallState, Pipeline, Pipelines
 from amf.core.state.profiles import Profiles
@@ -34,6 +35,14 @@ class View:
             self._memory[key] = compute()
         value: Value = self._memory[key]
         return value
+
+
+@dataclass(slots=True, kw_only=True)
+class FleetView(View):
+    """All pools, for who asks to start: how many usable workers each has, and what pipelines of each graph ask of them."""
+
+    workers: Mapping[str, int]
+    demand: Demand
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,7 +84,7 @@ class Placement:
     pauses: tuple[str, ...] = ()
 
 
-Admit = Callable[[Call, View], Verdict]
+Admit = Callable[[Call, FleetView], Verdict]
 Budget = Callable[[Pipeline, CallState, View], float | None]
 Order = Callable[[CallState, float | None, View], float]
 Route = Callable[[CallState, PoolView], Placement]

@@ -10,6 +10,7 @@ from amf.core.config import FabricConfig
 from amf.core.events import CallFinished
 from amf.core.graph import CallGraph
 from amf.core.state import reports
+from amf.core.state.demand import Demand
 from amf.core.state.expiries import Expiries
 from amf.core.state.lanes import Lanes
 from amf.core.state.ledger import Account, charge
@@ -31,6 +32,7 @@ class Book:
         self.graphs: dict[str, CallGraph] = {}
         self.pipelines = Pipelines()
         self.profiles = profiles or Profiles(config)
+        self.demand = Demand(config)
         self.lanes = Lanes()
         self.expiries = Expiries()
         self.account = Account()
@@ -74,7 +76,9 @@ class Book:
         pipeline.final_seen = pipeline.final_seen or call.final
         pipeline.pools[call.pool] = None
         if pipeline.last_finish_s is not None and not pipeline.live:
-            self.profiles.observe_gap(call, self.now_s - pipeline.last_finish_s)
+            gap_s = self.now_s - pipeline.last_finish_s
+            pipeline.idle_s += gap_s
+            self.profiles.observe_gap(call, gap_s)
         state = CallState(call, self.now_s, pipeline.calls)
         state.expected_output_tokens = self.profiles.expected_output_tokens(call)
         pipeline.calls += 1
@@ -172,6 +176,7 @@ class Book:
         account = charge(worker, (event.prompt_tokens, cached_tokens, event.output_tokens), state.known_tokens)
         account.service_s, account.queue_s = service_s, state.dispatched_s - state.arrived_s
         pipeline.account.add(account)
+        pipeline.work_s[call.pool] = pipeline.work_s.get(call.pool, 0.0) + account.gpu_s
         self.account.add(account)
         return pipeline, worker
 
@@ -217,6 +222,8 @@ class Book:
     def close_if_over(self, pipeline: Pipeline) -> None:
         """A pipeline whose final call was seen is over with its last live call, however that ended."""
         if pipeline.final_seen and not pipeline.live:
+            if pipeline.finished == pipeline.calls:
+                self.demand.observe(pipeline)
             self.close(pipeline.run_id, "final")
 
     def close(self, run_id: str, why: str) -> None:

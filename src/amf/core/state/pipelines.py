@@ -72,6 +72,8 @@ class Pipeline:
     final_seen: bool = False
     last_finish_s: float | None = None
     served_path_s: float = 0.0  # service on the longest chain of calls that finished
+    idle_s: float = 0.0  # when none of its calls was open
+    work_s: dict[str, float] = field(default_factory=dict)  # pool -> GPU seconds charged
     attained: dict[str, tuple[float, float]] = field(default_factory=dict)  # pool -> (weighted tokens, as of when)
 
     def attain(self, pool: str, tokens: float, now_s: float) -> None:
