@@ -90,7 +90,7 @@ class Book:
         self.pipelines.touch(call.run_id, self.now_s)
         pool = self.pools[call.pool]
         state.latest_start_s = -inf  # first in the queue until it is looked at
-        state.served_path_s = pipeline.served_path_s
+        state.served_path_s, state.alone_path_s = pipeline.served_path_s, pipeline.alone_path_s
         pool.wait(state)
         self._await_in_lane(state, pool)
         return state
@@ -176,6 +176,8 @@ class Book:
         account = charge(worker, (event.prompt_tokens, cached_tokens, event.output_tokens), state.known_tokens)
         account.service_s, account.queue_s = service_s, state.dispatched_s - state.arrived_s
         pipeline.account.add(account)
+        alone_s = worker.alone_s(event.prompt_tokens, cached_tokens, event.output_tokens)
+        pipeline.alone_path_s = max(pipeline.alone_path_s, state.alone_path_s + alone_s)
         pipeline.work_s[call.pool] = pipeline.work_s.get(call.pool, 0.0) + account.gpu_s
         self.account.add(account)
         return pipeline, worker

@@ -1,8 +1,9 @@
 """What pipelines of one call graph ask of the fleet, learned from those that came to their end.
 
 Work is capacity, not latency: the account's GPU seconds, in which a decode iteration is shared by its batch. A pipeline's path
-is the service on its longest chain of calls, and the seconds in which only its tools ran: what it would take without queues,
-in batches as they have been. Its logarithm is taken as normal.
+is what its longest chain of calls would take if each had its worker alone, and the seconds in which only its tools ran. Its
+logarithm is taken as normal. How much longer calls take in the batches they really share is its dilation, which follows the
+load; were it part of the path, an overload would make every deadline look hopeless.
 """
 
 from math import erf, inf, log, sqrt
@@ -12,12 +13,13 @@ from amf.core.state.pipelines import Pipeline
 from amf.core.state.profiles import Mean
 
 _LEAST_S = 1e-3
+_FOLLOW = 0.05  # how fast the dilation follows the load
 
 
 class GraphDemand:
     """`work_s`: worker-seconds of a whole pipeline by pool. `pipelines`: how many stand behind it."""
 
-    __slots__ = ("log_path", "log_path_squared", "path_s", "pipelines", "work_s")
+    __slots__ = ("dilation", "log_path", "log_path_squared", "path_s", "pipelines", "work_s")
 
     def __init__(self) -> None:
         self.pipelines = 0
@@ -25,6 +27,7 @@ class GraphDemand:
         self.path_s = Mean(0.0)
         self.log_path = Mean(0.0)
         self.log_path_squared = Mean(0.0)
+        self.dilation = Mean(1.0, _FOLLOW)
 
     def observe(self, pipeline: Pipeline) -> None:
         self.pipelines += 1
@@ -33,17 +36,19 @@ class GraphDemand:
             mean.count = self.pipelines - 1
         for pool, mean in self.work_s.items():
             mean.observe(pipeline.work_s.get(pool, 0.0))
-        path_s = max(pipeline.served_path_s + pipeline.idle_s, _LEAST_S)
+        path_s = max(pipeline.alone_path_s + pipeline.idle_s, _LEAST_S)
         self.path_s.observe(path_s)
         self.log_path.observe(log(path_s))
         self.log_path_squared.observe(log(path_s) ** 2)
+        self.dilation.observe((pipeline.served_path_s + pipeline.idle_s) / path_s)
 
     def odds_within(self, seconds: float) -> float:
-        """Odds that the whole path takes no longer than this, by a lognormal of the same moments."""
+        """Odds that the whole path, at the present dilation, takes no longer than this, by a lognormal of the same moments."""
         if seconds <= 0.0:
             return 0.0
         sigma = sqrt(max(self.log_path_squared.value - self.log_path.value**2, 1e-6))
-        return 0.5 * (1.0 + erf((log(seconds) - self.log_path.value) / (sigma * sqrt(2.0))))
+        mean = self.log_path.value + log(max(self.dilation.value, _LEAST_S))
+        return 0.5 * (1.0 + erf((log(seconds) - mean) / (sigma * sqrt(2.0))))
 
     def latest_useful_s(self, pipeline: Pipeline) -> float:
         """When its remaining work must be done for the rest of its path to be in time: the deadline, less the share of the path

@@ -37,6 +37,7 @@ class CallState:
     queued_as: tuple[float, float, str] = (0.0, 0.0, "")  # its place in the pool's queue
     known_tokens: int = 0  # prefix its pipeline had computed before, anywhere
     served_path_s: float = 0.0  # service on the longest chain of its pipeline's calls before it
+    alone_path_s: float = 0.0  # the same if each had its worker alone
 
     @property
     def hop_id(self) -> str:
@@ -72,6 +73,7 @@ class Pipeline:
     final_seen: bool = False
     last_finish_s: float | None = None
     served_path_s: float = 0.0  # service on the longest chain of calls that finished
+    alone_path_s: float = 0.0  # the same if each had its worker alone
     idle_s: float = 0.0  # when none of its calls was open
     work_s: dict[str, float] = field(default_factory=dict)  # pool -> GPU seconds charged
     attained: dict[str, tuple[float, float]] = field(default_factory=dict)  # pool -> (weighted tokens, as of when)

@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from math import exp, inf
 
 from amf.core.config import FabricConfig
-from amf.core.cost import decode_iteration_s, prefill_s
+from amf.core.cost import decode_iteration_s, decode_s, prefill_s
 from amf.core.state.pace import Paces
 from amf.core.types import Worker
 
@@ -94,6 +94,12 @@ class WorkerState:
     def prefill_s(self, new_tokens: int, cached_tokens: int) -> float:
         """Expected seconds to prefill, by profile and observed speed."""
         return prefill_s(self.profile, new_tokens, cached_tokens) * self.prefill_scale
+
+    def alone_s(self, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> float:
+        """Expected seconds of a call that has the worker to itself."""
+        new_tokens = max(prompt_tokens - cached_tokens, 0)
+        decode = decode_s(self.profile, output_tokens, 1, prompt_tokens) if output_tokens > 1 else 0.0
+        return self.prefill_s(new_tokens, cached_tokens) + decode * self.decode_scale
 
     def restore_s(self, lower_tokens: int, config: FabricConfig) -> float:
         """Seconds to load back what is warm only in a lower tier."""
