@@ -29,6 +29,7 @@ from amf.core.events import (
     WorkerLost,
     WorkerReported,
 )
+from amf.core.policy.admission import own_pressure_s
 from amf.core.policy.interface import FleetView, Policies
 from amf.core.pump import next_look_s, pump, refusal
 from amf.core.state import reports
@@ -167,7 +168,9 @@ class Fabric:
             self._refuse(call.call_id, verdict.code, verdict.because.reason, verdict.retry_after_s)
             return None
         self._decisions.append(Admit(run_id=call.run_id, because=verdict.because))
-        return book.open(call)
+        pipeline = book.open(call)
+        pipeline.pressure_s = own_pressure_s(call.graph, view)
+        return pipeline
 
     def _on_first_token(self, event: FirstToken) -> None:
         state = self.book.running(event.call_id, event.attempt)

@@ -40,11 +40,11 @@ def by_demand(call: Call, view: FleetView) -> Verdict:
     if verdict.code or call.deadline_s is None or own is None:
         return verdict
     budget_s = call.deadline_s - view.now_s
-    odds = own.odds_within(budget_s)
+    pressure_s = own_pressure_s(call.graph, view)
+    wait_s = own.delay.value * pressure_s
+    odds = own.odds_within(budget_s - wait_s)
     if odds < view.config.feasible_odds:
-        reason = (
-            f"{budget_s:.1f} s are too few: like pipelines took {own.path_s.value:.1f} s of service, odds {odds:.0%}"
-        )
+        reason = f"{budget_s:.1f} s are too few: the path takes {own.path_s.value:.1f} s alone, {wait_s:.1f} s more now, odds {odds:.0%}"
         return Verdict(Because(reason=reason), "deadline_infeasible")
     useful_s = call.deadline_s - own.path_s.value
     for pool, mean in own.work_s.items():
@@ -52,6 +52,20 @@ def by_demand(call: Call, view: FleetView) -> Verdict:
         if excess_s > 0.0:
             return Verdict(Because(reason=reason), "pipeline_admission_refused", max(excess_s, _LEAST_RETRY_S))
     return verdict
+
+
+def own_pressure_s(graph_name: str, view: FleetView) -> float:
+    """Seconds of expected work a worker that live pipelines still ask of the pools of this graph, where it is most."""
+    own = view.demand.of(graph_name)
+    if own is None:
+        return 0.0
+    asked = dict.fromkeys(own.work_s, 0.0)
+    for pipeline in view.pipelines.live():
+        demand = view.demand.of(pipeline.graph_name)
+        if demand is not None:
+            for pool in asked:
+                asked[pool] += demand.needed_s(pipeline, pool)
+    return max((seconds / max(view.workers.get(pool, 0), 1) for pool, seconds in asked.items()), default=0.0)
 
 
 def _excess_s(pool: str, useful_s: float, work_s: float, view: FleetView) -> tuple[float, str]:

@@ -19,7 +19,7 @@ _FOLLOW = 0.05  # how fast the dilation follows the load
 class GraphDemand:
     """`work_s`: worker-seconds of a whole pipeline by pool. `pipelines`: how many stand behind it."""
 
-    __slots__ = ("dilation", "log_path", "log_path_squared", "path_s", "pipelines", "work_s")
+    __slots__ = ("delay", "log_path", "log_path_squared", "path_s", "pipelines", "work_s")
 
     def __init__(self) -> None:
         self.pipelines = 0
@@ -27,7 +27,7 @@ class GraphDemand:
         self.path_s = Mean(0.0)
         self.log_path = Mean(0.0)
         self.log_path_squared = Mean(0.0)
-        self.dilation = Mean(1.0, _FOLLOW)
+        self.delay = Mean(0.0, _FOLLOW)
 
     def observe(self, pipeline: Pipeline) -> None:
         self.pipelines += 1
@@ -40,15 +40,15 @@ class GraphDemand:
         self.path_s.observe(path_s)
         self.log_path.observe(log(path_s))
         self.log_path_squared.observe(log(path_s) ** 2)
-        self.dilation.observe((pipeline.served_path_s + pipeline.idle_s) / path_s)
+        if pipeline.pressure_s > 0.0 and pipeline.last_finish_s is not None:
+            self.delay.observe(max(0.0, pipeline.last_finish_s - pipeline.opened_s - path_s) / pipeline.pressure_s)
 
     def odds_within(self, seconds: float) -> float:
         """Odds that the whole path, at the present dilation, takes no longer than this, by a lognormal of the same moments."""
         if seconds <= 0.0:
             return 0.0
         sigma = sqrt(max(self.log_path_squared.value - self.log_path.value**2, 1e-6))
-        mean = self.log_path.value + log(max(self.dilation.value, _LEAST_S))
-        return 0.5 * (1.0 + erf((log(seconds) - mean) / (sigma * sqrt(2.0))))
+        return 0.5 * (1.0 + erf((log(seconds) - self.log_path.value) / (sigma * sqrt(2.0))))
 
     def latest_useful_s(self, pipeline: Pipeline) -> float:
         """When its remaining work must be done for the rest of its path to be in time: the deadline, less the share of the path

@@ -74,6 +74,7 @@ class Pipeline:
     last_finish_s: float | None = None
     served_path_s: float = 0.0  # service on the longest chain of calls that finished
     alone_path_s: float = 0.0  # the same if each had its worker alone
+    pressure_s: float = 0.0  # at its start: work of live pipelines a worker, where it was most
     idle_s: float = 0.0  # when none of its calls was open
     work_s: dict[str, float] = field(default_factory=dict)  # pool -> GPU seconds charged
     attained: dict[str, tuple[float, float]] = field(default_factory=dict)  # pool -> (weighted tokens, as of when)
