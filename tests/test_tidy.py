@@ -31,8 +31,9 @@ MAY_IMPORT = {
     "demo": {"demo", "bench", "sim", "core"},
     "simulate": {"simulate", "bench", "sim", "core"},
     "experiment": {"experiment", "simulate", "bench", "sim", "core"},
+    "slo": {"slo", "simulate", "bench", "sim", "core"},
     "config": {"core", "engines"},
-    "commands": {"bench", "config", "core", "demo", "emulator", "experiment", "gateway", "sim", "simulate"},
+    "commands": {"bench", "config", "core", "demo", "emulator", "experiment", "gateway", "sim", "simulate", "slo"},
     "cli": {"commands"},
 }
 # Inside core: fabric -> policy -> state -> graph, cost -> types. Lower number = deeper; nobody imports upwards.
