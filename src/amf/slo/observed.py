@@ -111,7 +111,9 @@ def recorded(path: Path, graph_name: str | None) -> Observed:
     known = [pipeline for pipeline in mine if all(call.hop in graph.by_name for call in pipeline.calls)]
     if not known:
         strange = next(call.hop for call in mine[0].calls if call.hop not in graph.by_name)
-        raise ScenarioError(f"{path}: calls a hop {strange!r} that graph {graph.name!r} does not have; declare it there")
+        raise ScenarioError(
+            f"{path}: calls a hop {strange!r} that graph {graph.name!r} does not have; declare it there"
+        )
     notes = [*traffic.notes, "recorded times hold the queues of that time; a pipeline that broke off counts as it is"]
     if len(known) < len(mine):
         notes.append(f"{len(mine) - len(known)} pipelines with hops that the graph does not have are left out")
