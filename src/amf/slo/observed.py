@@ -6,7 +6,8 @@ arrival at the gateway to its end, so with the waiting of that time. Either way 
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from glob import has_magic
 from math import log
 from pathlib import Path
 from random import Random
@@ -76,6 +77,8 @@ def template_of(name: str) -> tuple[Template, tuple[PoolSpec, ...]]:
     if Path(name).suffix not in GRAPH_SUFFIXES:
         template = built_in(name)
         return template, template.fleet
+    if not Path(name).exists():
+        raise ScenarioError(f"{name}: does not exist; give a graph file or the name of a built-in graph")
     template = read_graph(Path(name), LARGE)
     return template, tuple(PoolSpec(model=pool) for pool in template.pools)
 
@@ -100,6 +103,8 @@ def drawn(name: str, count: int, seed: int) -> Observed:
 def recorded(path: Path, graph_name: str | None) -> Observed:
     """The recorded pipelines of one graph: the named one, or else the only one recorded, if it is built in. Raises
     ScenarioError if the recording cannot be read or has no such pipelines."""
+    if not path.exists() and not has_magic(str(path)):
+        raise ScenarioError(f"{path}: does not exist; give a file written by amf serve --record")
     traffic = read_recording(path, None, _THINK_CAP_S)
     names = Counter(pipeline.graph for pipeline in traffic.pipelines)
     if graph_name is None:
@@ -131,13 +136,7 @@ def _checked(observed: Observed) -> Observed:
     if not never:
         return observed
     note = f"never called, and counted as no time: {', '.join(never)}"
-    return Observed(
-        graph=observed.graph,
-        source=observed.source,
-        pipelines=observed.pipelines,
-        fleet=observed.fleet,
-        notes=(*observed.notes, note),
-    )
+    return replace(observed, notes=(*observed.notes, note))
 
 
 def _only(path: Path, names: Counter[str]) -> str:

@@ -36,7 +36,7 @@ def tables(answer: Answer) -> list[Cells]:
         ),
         Cells(
             f"Budgets for an SLO of {slo_s:.1f} s, leaving room for the p{100 * share:g} of what remains",
-            ("hop", "pool", "p50 s", "p99 s", "after: mean s", f"p{100 * share:g} s", "start by s", "end by s"),
+            ("hop", "pool", "p50 s", "p99 s", "then mean s", f"then p{100 * share:g} s", "start by s", "end by s"),
             [
                 (row["hop"], row["pool"], *(_number(row[key]) for key in _BUDGET))
                 for row in answer["budgets"]
