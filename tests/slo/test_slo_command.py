@@ -64,8 +64,8 @@ def record(observed: Observed, path: Path, **changes: Any) -> None:
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_composed_pipelines_end_as_the_drawn_ones(name: str):
-    """With the measured correlation, the composition is near what it knows hop by hop only. rag-verify is the exception: its
-    revision follows the longest context, and it is 15 % off in the median."""
+    """The composition knows the hops only, the pipelines themselves what follows what. The worst are rag-verify's median and
+    the p99 of coding-7hop."""
     observed = drawn(name, 1_000, 7)
     rows = compose(observed, None, 0.9)["end_to_end_s"]
     measured = next(row for label, row in rows.items() if label.endswith("as measured"))
@@ -98,7 +98,7 @@ def test_the_answer_hangs_together(tmp_path: Path):
 
 def test_without_an_slo_it_is_the_p95(tmp_path: Path):
     answer = answer_of(tmp_path, "dag-4", "--pipelines", 300)
-    assert answer["met_alone"] == pytest.approx(0.95, abs=0.001)
+    assert answer["met"] == pytest.approx(0.95, abs=0.001)
 
 
 def test_a_graph_file_is_priced_on_its_pools(tmp_path: Path):

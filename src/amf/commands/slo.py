@@ -31,7 +31,7 @@ _Slo = Annotated[float | None, typer.Option(help="End-to-end deadline, seconds. 
 _Quantile = Annotated[
     float, typer.Option(help="Budgets leave room for this quantile of what remains; --load wants this share on time.")
 ]
-_Pipelines = Annotated[int, typer.Option(min=50, help="GRAPH: draw so many pipelines.")]
+_Pipelines = Annotated[int, typer.Option(min=50, max=20_000, help="GRAPH: draw so many pipelines.")]
 _Seed = Annotated[int, typer.Option(help="GRAPH: the seed they are drawn from.")]
 _Load = Annotated[bool, typer.Option("--load", help="GRAPH: find the load at which its fleet keeps the SLO.")]
 _LoadPipelines = Annotated[int, typer.Option(min=20, help="Simulate so many pipelines at each load.")]

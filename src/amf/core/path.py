@@ -138,7 +138,8 @@ def score(seconds: float, median_s: float, sigma: float) -> float:
 def path_times(
     graph: CallGraph, times: Mapping[str, HopTime], correlation: float = 0.0, points: int = POINTS
 ) -> PathTimes:
-    """Compose `points` pipelines (POINTS or FINE_POINTS). O(points x (hops + edges + repetitions)).
+    """Compose `points` pipelines (POINTS or FINE_POINTS). `correlation` counts in hundredths. Each quantile function is asked
+    `points` times; the rest is O(points x (hops + edges + repetitions)).
 
     Raises GraphError if a hop has no time, ValueError for a correlation outside [0, 1] or another number of points.
     """
