@@ -26,8 +26,8 @@ _Source = Annotated[
         help="A built-in graph, a graph file (YAML, TOML, JSON), or a recording of amf serve --record.",
     ),
 ]
-_Graph = Annotated[str | None, typer.Option(help="RUNS: the graph its pipelines follow.  [default: the recorded one]")]
-_Slo = Annotated[float | None, typer.Option(help="End-to-end deadline, seconds.  [default: the composed p95]")]
+_Graph = Annotated[str | None, typer.Option(help="RUNS: the graph its pipelines follow; else the recorded one")]
+_Slo = Annotated[float | None, typer.Option(help="End-to-end deadline, seconds; else the composed p95")]
 _Quantile = Annotated[
     float, typer.Option(help="Budgets leave room for this quantile of what remains; --load wants this share on time.")
 ]

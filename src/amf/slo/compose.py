@@ -37,7 +37,7 @@ def compose(observed: Observed, slo_s: float | None, quantile: float) -> Answer:
         "source": observed.source,
         "pipelines": len(observed.pipelines),
         "correlation": correlation,
-        "end_to_end_s": {**_composed(known), "the pipelines themselves": _row(observed.totals())},
+        "end_to_end_s": {**_composed(known), "pipelines": _row(observed.totals())},
         "shorten": _shorten(known),
         "slo_s": slo_s,
         "met": sum(value <= slo_s for value in total.values) / len(total.values),
@@ -51,9 +51,9 @@ def _composed(known: _Known) -> dict[str, dict[str, float]]:
     graph, times = known.graph, known.times
     return {
         "independent": _row(path_times(graph, times, 0.0, FINE_POINTS).total),
-        f"correlation {known.correlation:.2f}, as measured": _row(known.measured.total),
+        "measured": _row(known.measured.total),
         "comonotone": _row(path_times(graph, times, 1.0, FINE_POINTS).total),
-        "hop quantiles summed": {name: _summed(known, q) for name, q in QUANTILES.items()},
+        "summed": {name: _summed(known, q) for name, q in QUANTILES.items()},
     }
 
 

@@ -25,7 +25,10 @@ def tables(answer: Answer) -> list[Cells]:
         Cells(
             f"End to end of {answer['graph']}, seconds",
             ("composed", *QUANTILES),
-            [(name, *(_number(row[q]) for q in QUANTILES)) for name, row in answer["end_to_end_s"].items()],
+            [
+                (_label(name, answer), *(_number(row[q]) for q in QUANTILES))
+                for name, row in answer["end_to_end_s"].items()
+            ],
             1,
         ),
         Cells(
@@ -37,13 +40,10 @@ def tables(answer: Answer) -> list[Cells]:
         Cells(
             f"Budgets for an SLO of {slo_s:.1f} s, leaving room for the p{100 * share:g} of what remains",
             ("hop", "pool", "p50 s", "p99 s", "then mean s", f"then p{100 * share:g} s", "start by s", "end by s"),
-            [
-                (row["hop"], row["pool"], *(_number(row[key]) for key in _BUDGET))
-                for row in answer["budgets"]
-            ],
+            [(row["hop"], row["pool"], *(_number(row[key]) for key in _BUDGET)) for row in answer["budgets"]],
             2,
         ),
-    ]  # fmt: skip
+    ]
 
 
 def remarks(answer: Answer) -> list[str]:
@@ -82,6 +82,13 @@ def show(answer: Answer, console: Console) -> None:
     console.out("\n".join(remarks(answer)), highlight=False)
 
 
+_LABELS = {
+    "independent": "independent",
+    "measured": "correlation {correlation:.2f}, as measured",
+    "comonotone": "comonotone",
+    "summed": "hop quantiles summed",
+    "pipelines": "the pipelines themselves",
+}
 _BUDGET = ("p50_s", "p99_s", "after_mean_s", "after_s", "latest_start_s", "latest_end_s")
 
 
@@ -95,6 +102,10 @@ def _lines(cells: Cells) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def _label(name: str, answer: Answer) -> str:
+    return _LABELS[name].format(correlation=answer["correlation"])
 
 
 def _number(seconds: float) -> str:
