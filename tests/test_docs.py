@@ -79,6 +79,11 @@ def declared(kind: type, *required: str) -> dict[str, Any]:
         ("configuration.md", "## `[journal]`", declared(config.JournalConfig)),
         ("configuration.md", "## `[record]`", declared(config.RecordConfig)),
         ("configuration.md", "## `[limits]`", declared(config.LimitsConfig)),
+        (
+            "configuration.md",
+            "## `[slo]`",
+            declared(config.SloConfig, "graphs", "keys") | declared(config.SloTarget),
+        ),
         ("scenarios.md", "### `[workload]`", declared(scenario.WorkloadSpec, "kind")),
         ("scenarios.md", "### `[[workload.mix]]`", declared(scenario.PartSpec, "kind")),
         ("scenarios.md", "### `[[pool]]`", declared(scenario.PoolSpec, "model")),
