@@ -85,6 +85,21 @@ async def test_every_hop_tells_budget_slack_and_source(stream: bool) -> None:
         assert 'amf_deadline_pipelines_total{graph="coding",outcome="met",slo_class="interactive"} 1.0' in page
 
 
+async def test_budget_and_slack_are_those_of_the_attempt_that_answered() -> None:
+    async with (
+        fake_engine(FakeEngine(fault="500")) as broken,
+        fake_engine() as engine,
+        gateway_of(broken, engine) as (gateway, client),
+    ):
+        answer = await client.chat("hi", headers={"x-amf-deadline-ms": "60000", "x-amf-hop": "h"})
+        assert answer.status == 200 and answer.headers["x-amf-worker"] == "w1" and len(broken.bodies) == 1
+        assert counted(gateway, "amf_slack_seconds_count", graph="", hop="h") == 2.0
+        decisions = (await client.request("GET", f"/amf/v1/explain/{answer.headers['x-request-id']}")).json["decisions"]
+        last = [each for each in decisions if each["type"] == "Dispatch"][-1]
+        assert answer.headers["x-amf-budget-ms"] == f"{1000 * last['budget_s']:.1f}"
+        assert answer.headers["x-amf-slack-ms"] == f"{1000 * last['slack_s']:.1f}"
+
+
 async def test_a_timeout_ends_its_call_and_not_the_run() -> None:
     fabric = WatchedFabric()
     async with (
