@@ -12,7 +12,7 @@ from openai import AsyncOpenAI
 from amf.config import SloConfig, SloTarget
 from amf.emulator import EmulatorConfig
 
-SCALE = 200.0
+SCALE = 50.0
 HELLO = [{"role": "user", "content": "Say something about deadlines."}]
 LONG = {"max_tokens": 20_000, "extra_body": {"ignore_eos": True}}
 SLO = SloConfig(background_deadline_s=1800.0, graphs={"coding": SloTarget(deadline_s=120.0)})
@@ -67,6 +67,7 @@ async def test_a_pipeline_reads_its_budget_at_every_hop() -> None:
 async def test_the_clients_own_timeout_is_no_deadline_but_a_proxys_bounds_the_call() -> None:
     async with client_of() as (client, built):
         plain = await ask(client.with_options(timeout=50.0))
+        assert plain.http_request.headers["x-stainless-read-timeout"] == "50.0"
         assert "x-amf-deadline-source" not in plain.headers
         proxied = await ask(client, headers={"x-envoy-expected-rq-timeout-ms": "50000"})
         assert "x-amf-deadline-source" not in proxied.headers
@@ -90,7 +91,7 @@ async def test_a_pipeline_whose_deadline_has_passed_is_not_tried_again() -> None
 
 async def test_a_run_ended_at_its_deadline_stays_ended() -> None:
     async with client_of(policy="edf-cancel") as (client, built):
-        run = {"x-amf-run-id": "r1", "x-amf-deadline-ms": "60"}
+        run = {"x-amf-run-id": "r1", "x-amf-deadline-ms": "300"}
         for attempt in range(2):
             with pytest.raises(openai.APIStatusError) as caught:
                 await ask(client, headers=run, **LONG)

@@ -107,7 +107,7 @@ async def test_a_timeout_ends_its_call_and_not_the_run() -> None:
         gateway_of(engine, fabric=fabric, policy="fabric") as (gateway, client),
     ):
         run = {"x-amf-run-id": "r"}
-        late = await client.chat("hi", headers={**run, "grpc-timeout": "200m"})
+        late = await client.chat("hi", headers={**run, "grpc-timeout": "500m"})
         assert (late.status, late.code, late.headers["x-should-retry"]) == (504, "deadline_exceeded", "false")
         assert "grpc-timeout" in late.json["error"]["message"] and late.headers["x-amf-run-id"] == "r"
         await until(lambda: engine.cancelled == 1 and gateway.driver.open_calls() == 0)
@@ -137,10 +137,10 @@ async def test_a_stream_that_has_begun_outlives_its_timeout() -> None:
         gateway_of(engine, policy="fabric") as (_, client),
     ):
         body = {"model": "tiny", "stream": True, "messages": chat_messages("hi")}
-        headers = {"x-litellm-timeout": "0.3"}
+        headers = {"x-litellm-timeout": "0.5"}
         async with client.session.post(client.url + CHAT, json=body, headers=headers) as response:
             first = await response.content.readany()
-            await asyncio.sleep(0.4)  # the timeout itself
+            await asyncio.sleep(0.6)  # the timeout itself
             engine.release.set()
             assert first + await response.read() == b"".join(engine.sse())
 
@@ -188,8 +188,8 @@ async def test_a_pipeline_that_is_late_has_negative_slack_and_is_missed() -> Non
         aiohttp.ClientSession() as session,
     ):
         client = Client(gateway.url, session)
-        body = {"model": "llama-3.1-8b", "messages": chat_messages("hi"), "max_tokens": 400}
-        headers = {"x-amf-deadline-ms": "20", "x-amf-run-id": "a", "x-amf-hop": "h", "x-slo-ttft-ms": "10"}
+        body = {"model": "llama-3.1-8b", "messages": chat_messages("hi"), "max_tokens": 8000, "ignore_eos": True}
+        headers = {"x-amf-deadline-ms": "300", "x-amf-run-id": "a", "x-amf-hop": "h", "x-slo-ttft-ms": "10"}
         late = await client.request("POST", CHAT, json=body, headers=headers)
         again = await client.request("POST", CHAT, json=body, headers={"x-amf-run-id": "a", "x-amf-final": "true"})
         assert (late.status, again.status) == (200, 200)

@@ -99,8 +99,7 @@ class Intake:
         if identity.names_graph:
             self._book.follow(call.run_id, identity.graph)
         self._derived.note(where, call.run_id, self._clock.real_s(inbound.arrived_s))
-        self._promises.note(call, slo, inbound.arrived_s)
-        return Accepted(
+        accepted = Accepted(
             call=call,
             body=outgoing(raw, body, trusted=inbound.trusted),
             stream=bool(body.stream),
@@ -110,6 +109,8 @@ class Intake:
             slo=slo,
             prompt_bytes=prompt_bytes,
         )
+        self._promises.note(call, slo, inbound.arrived_s)
+        return accepted
 
     def _call(
         self, inbound: Inbound, body: Body, identity: Identity, prefix: Prefix, where: Trail, pool: Pool
