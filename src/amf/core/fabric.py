@@ -110,6 +110,9 @@ class Fabric:
     def has_worker(self, name: str) -> bool:
         return name in self.book.workers
 
+    def is_live(self, run_id: str) -> bool:
+        return self.book.pipelines.get(run_id) is not None
+
     def known_hops(self, run_id: str) -> Collection[str]:
         """Hops that a new call of this run may name as parents."""
         pipeline = self.book.pipelines.get(run_id)

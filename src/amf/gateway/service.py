@@ -32,6 +32,7 @@ from amf.gateway.logs import HTTP_LOGGER
 from amf.gateway.metrics import Metrics
 from amf.gateway.pools import Pools
 from amf.gateway.problem import Problem
+from amf.gateway.promises import Promises
 from amf.gateway.record import Recorder
 
 _LAST_WORDS_S = 1.0  # after the grace, to tell clients that their calls are over
@@ -60,18 +61,20 @@ async def running_gateway(config: ServeConfig, fabric: Any = None) -> AsyncItera
     limits, server = config.limits, config.server
     policies = live_policies_named(config.policy)
     fabric = fabric or Fabric(config.fabric, policies)
-    clock, metrics, pools, graphs = Clock(server.time_scale), Metrics(), Pools(), Graphs()
+    clock, metrics = Clock(server.time_scale), Metrics(config.slo.max_positions)
+    pools, graphs = Pools(), Graphs()
+    promises = Promises(config.slo, clock, metrics.slo, fabric.is_live, config.fabric.max_live_pipelines)
     explained = Explained(limits.explain_entries)
     async with AsyncExitStack() as stack:
         journal, recorder = _open_journal(config, stack), _open_recorder(config, stack)
-        driver = Driver(fabric, clock, metrics, explained, journal, recorder)
+        listeners = [promises.ended] if recorder is None else [promises.ended, recorder.ended]
+        driver = Driver(fabric, clock, metrics, explained, journal, listeners)
         stack.callback(driver.stop)
         fleet = await stack.enter_async_context(Fleet(driver, pools, metrics, limits))
         for name, pool in config.pools.items():
             pools.set_encoder(name, encoder_for(pool.tokenizer, name, fleet))
-        intake = Intake(
-            pools, graphs, clock, DerivedRuns(limits.derived_runs, limits.derived_idle_s), fabric.known_hops
-        )
+        derived = DerivedRuns(limits.derived_runs, limits.derived_idle_s)
+        intake = Intake(pools, graphs, clock, derived, fabric.known_hops, promises)
         forward_limits = ForwardLimits(
             wait_s=limits.wait_s, upload_s=limits.upload_s, max_buffered_bytes=limits.max_buffered_bytes
         )
@@ -83,6 +86,7 @@ async def running_gateway(config: ServeConfig, fabric: Any = None) -> AsyncItera
             pools=pools,
             fleet=fleet,
             metrics=metrics,
+            promises=promises,
             clock=clock,
             keys=keys,
         )
