@@ -6,24 +6,19 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from amf.bench.charts import bars, lines
-from amf.bench.page_template import HEAD
+from amf.bench.page_template import HEAD, TABLE_STYLE, TEXT_TABLE
 from amf.slo.compose import QUANTILES, Answer
 from amf.slo.tables import remarks, tables
 
 _TEMPLATE = (
-    HEAD
-    + """th.text,td.text{text-align:left}
-</style></head><body>
+    TEXT_TABLE
+    + HEAD
+    + TABLE_STYLE
+    + """</style></head><body>
 <h1>{{ title }}</h1>
 <div class="charts">{% for chart in charts %}<div>{{ chart }}</div>{% endfor %}</div>
 {% for table in tables %}<h2>{{ table.title }}</h2>
-<div class="scroll"><table>
-<thead><tr>{% for head in table.heads %}<th{% if loop.index <= table.texts %} class="text"{% endif %}>{{ head }}</th>
-{%- endfor %}</tr></thead>
-<tbody>
-{% for row in table.rows %}<tr>{% for cell in row %}
-<td{% if loop.index <= table.texts %} class="text"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div>
+{{ text_table(table) }}
 {% endfor %}<h2>Notes</h2>
 {% for note in notes %}<p class="note">{{ note }}</p>
 {% endfor %}</body></html>

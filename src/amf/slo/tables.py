@@ -1,47 +1,32 @@
 """An answer of `amf slo` as tables, for the screen and for the page."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from rich.console import Console
-from rich.table import Table
 
+from amf.sim.text_table import TextTable
 from amf.slo.compose import QUANTILES, Answer
 
 
-@dataclass(frozen=True, slots=True)
-class Cells:
-    """The first `texts` columns are words, the rest numbers."""
-
-    title: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    texts: int
-
-
-def tables(answer: Answer) -> list[Cells]:
+def tables(answer: Answer) -> list[TextTable]:
     slo_s, share = answer["slo_s"], answer["quantile"]
     return [
-        Cells(
-            f"End to end of {answer['graph']}, seconds",
+        TextTable(
             ("composed", *QUANTILES),
             [
                 (_label(name, answer), *(_number(row[q]) for q in QUANTILES))
                 for name, row in answer["end_to_end_s"].items()
             ],
-            1,
+            texts=1,
+            title=f"End to end of {answer['graph']}, seconds",
         ),
-        Cells(
-            "If a hop were 10 % shorter",
+        TextTable(
             ("hop", "pool", "p99 s", "gain s"),
             [(row["hop"], row["pool"], _number(row["p99_s"]), _number(row["gain_s"])) for row in answer["shorten"]],
-            2,
+            title="If a hop were 10 % shorter",
         ),
-        Cells(
-            f"Budgets for an SLO of {slo_s:.1f} s, leaving room for the p{100 * share:g} of what remains",
+        TextTable(
             ("hop", "pool", "p50 s", "p99 s", "then mean s", f"then p{100 * share:g} s", "start by s", "end by s"),
             [(row["hop"], row["pool"], *(_number(row[key]) for key in _BUDGET)) for row in answer["budgets"]],
-            2,
+            title=f"Budgets for an SLO of {slo_s:.1f} s, leaving room for the p{100 * share:g} of what remains",
         ),
     ]
 
@@ -69,16 +54,13 @@ def remarks(answer: Answer) -> list[str]:
 
 def show(answer: Answer, console: Console) -> None:
     """Tables on a terminal, aligned lines in a pipe."""
-    for cells in tables(answer):
-        if not console.is_terminal:
-            console.out("\n".join([cells.title, *_lines(cells), ""]), highlight=False)
-            continue
-        grid = Table(header_style="bold", pad_edge=False, title=cells.title, title_justify="left")
-        for number, head in enumerate(cells.heads):
-            grid.add_column(head, justify="left" if number < cells.texts else "right")
-        for row in cells.rows:
-            grid.add_row(*row)
-        console.print(grid)
+    for table in tables(answer):
+        if console.is_terminal:
+            grid = table.grid()
+            grid.title_justify = "left"
+            console.print(grid)
+        else:
+            console.out("\n".join([table.title, *table.lines(), ""]), highlight=False)
     console.out("\n".join(remarks(answer)), highlight=False)
 
 
@@ -90,18 +72,6 @@ _LABELS = {
     "pipelines": "the pipelines themselves",
 }
 _BUDGET = ("p50_s", "p99_s", "after_mean_s", "after_s", "latest_start_s", "latest_end_s")
-
-
-def _lines(cells: Cells) -> list[str]:
-    rows = [cells.heads, *cells.rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(cells.heads))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column < cells.texts else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def _label(name: str, answer: Answer) -> str:
