@@ -20,6 +20,7 @@ from amf.core.state.workers import Flight, WorkerState
 from amf.core.types import Call, Prefix, Worker
 
 _OUTCOMES = ("finished", "failed", "refused", "cancelled")
+_CUT_SHORT = ("cancelled", "expired")  # ways to end from which nothing is learned about how pipelines end
 
 
 class Book:
@@ -74,7 +75,9 @@ class Book:
         pipeline.final_seen = pipeline.final_seen or call.final
         pipeline.pools[call.pool] = None
         if pipeline.last_finish_s is not None and not pipeline.live:
-            self.profiles.observe_gap(call, self.now_s - pipeline.last_finish_s)
+            pause_s = self.now_s - pipeline.last_finish_s
+            self.profiles.observe_gap(call, pause_s)
+            self.profiles.observe_pause(pipeline.last_place, pause_s)
         state = CallState(call, self.now_s, pipeline.calls)
         state.expected_output_tokens = self.profiles.expected_output_tokens(call)
         pipeline.calls += 1
@@ -89,6 +92,7 @@ class Book:
         state.served_path_s = pipeline.served_path_s
         pool.wait(state)
         self._await_in_lane(state, pool)
+        state.growth_tokens = self._growth_tokens(pipeline, state)
         return state
 
     def send(self, state: CallState, worker: WorkerState, hit_tokens: int) -> Flight:
@@ -153,11 +157,15 @@ class Book:
         pipeline.hops[state.hop_id] = pipeline.hops.pop(state.hop_id, 0) + 1
         if len(pipeline.hops) > self.config.max_hops_per_pipeline:
             del pipeline.hops[next(iter(pipeline.hops))]
-        pipeline.last_finish_s = self.now_s
+        pipeline.last_finish_s, pipeline.last_place = self.now_s, state.place
+        pipeline.trail.add(*state.place)
+        pipeline.contexts[call.pool] = call.prompt_tokens + event.output_tokens
         pipeline.attain(call.pool, event.prompt_tokens + 2 * event.output_tokens, self.now_s)
         service_s = self.now_s - state.dispatched_s
         pipeline.served_path_s = max(pipeline.served_path_s, state.served_path_s + service_s)
         self.profiles.observe_call(call, event.output_tokens, service_s)
+        if state.growth_tokens is not None:
+            self.profiles.observe_growth(call, state.growth_tokens)
         landed = self.land(state)
         if landed is None:
             return pipeline, None
@@ -222,6 +230,8 @@ class Book:
     def close(self, run_id: str, why: str) -> None:
         """The pipeline is over: only its summary is kept."""
         pipeline = self.pipelines.close(run_id)
+        if why not in _CUT_SHORT:
+            self.profiles.observe_end(pipeline.graph_name, pipeline.trail, pipeline.hops, pipeline.edges)
         self.lanes.close(run_id, tuple(pipeline.pools))
         self.expiries.drop(run_id)
         self.closed.pop(run_id, None)
@@ -279,6 +289,20 @@ class Book:
             call.prompt_tokens - pool.warmth.hit(lane.worker, call.prefix, self.now_s).tokens <= cold_tokens
         )
         self.lanes.arrived(call.run_id, call.pool, still_warm)
+
+    def _growth_tokens(self, pipeline: Pipeline, state: CallState) -> int | None:
+        """How much of the prompt its pipeline has not had in this pool: known while no other call of it is open there and
+        the worker that holds it is not lost. An answer counts as had if the prompt before it is."""
+        call = state.call
+        lane = self.lanes.get(call.run_id, call.pool)
+        if lane is None:
+            return None if call.pool in pipeline.contexts else call.prompt_tokens
+        if lane.in_flight or lane.waiting > 1:
+            return None
+        had_tokens, ends = state.known_tokens, lane.prefix.ends
+        if ends and had_tokens >= ends[-1]:
+            had_tokens = pipeline.contexts.get(call.pool, 0)
+        return max(0, call.prompt_tokens - had_tokens)
 
 
 def shared_tokens(one: Prefix, other: Prefix) -> int:
