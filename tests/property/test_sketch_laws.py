@@ -49,6 +49,17 @@ def test_a_quantile_grows_with_its_share(observed, one, other):
     assert sketch.quantile(low) <= sketch.quantile(high)
 
 
+@given(st.lists(st.floats(0.0, 1e6), min_size=40, max_size=120), st.integers(1, 40))
+def test_to_ask_in_between_changes_nothing(observed, every):
+    asked, left = Sketch(), Sketch()
+    for number, value in enumerate(observed * 30):
+        asked.observe(value)
+        left.observe(value)
+        if number % every == 0:
+            asked.quantile(0.5)
+    assert asked.to_dict() == left.to_dict()
+
+
 @given(values, values)
 def test_to_merge_is_to_observe_both(one, other):
     merged, both = sketch_of(one), sketch_of([*one, *other])

@@ -46,8 +46,8 @@ class Misled(Profiles):
     def observe_growth(self, call: Call, growth_tokens: int) -> None:
         self._inner.observe_growth(call, growth_tokens)
 
-    def observe_pause(self, place: Place, pause_s: float) -> None:
-        self._inner.observe_pause(place, pause_s)
+    def observe_gap_after(self, place: Place, gap_s: float) -> None:
+        self._inner.observe_gap_after(place, gap_s)
 
     def observe_end(self, graph: str, trail: Trail, hops: Mapping[str, int], edges: Iterable[Edge]) -> None:
         self._inner.observe_end(graph, trail, hops, edges)

@@ -75,9 +75,9 @@ class Book:
         pipeline.final_seen = pipeline.final_seen or call.final
         pipeline.pools[call.pool] = None
         if pipeline.last_finish_s is not None and not pipeline.live:
-            pause_s = self.now_s - pipeline.last_finish_s
-            self.profiles.observe_gap(call, pause_s)
-            self.profiles.observe_pause(pipeline.last_place, pause_s)
+            gap_s = self.now_s - pipeline.last_finish_s
+            self.profiles.observe_gap(call, gap_s)
+            self.profiles.observe_gap_after(pipeline.last_place, gap_s)
         state = CallState(call, self.now_s, pipeline.calls)
         state.expected_output_tokens = self.profiles.expected_output_tokens(call)
         pipeline.calls += 1
@@ -157,8 +157,9 @@ class Book:
         pipeline.hops[state.hop_id] = pipeline.hops.pop(state.hop_id, 0) + 1
         if len(pipeline.hops) > self.config.max_hops_per_pipeline:
             del pipeline.hops[next(iter(pipeline.hops))]
-        pipeline.last_finish_s, pipeline.last_place = self.now_s, state.place
-        pipeline.trail.add(*state.place)
+        pipeline.last_finish_s = self.now_s
+        pipeline.last_place = place = (call.graph, call.hop, call.pool)
+        pipeline.trail.add(place)
         pipeline.contexts[call.pool] = call.prompt_tokens + event.output_tokens
         pipeline.attain(call.pool, event.prompt_tokens + 2 * event.output_tokens, self.now_s)
         service_s = self.now_s - state.dispatched_s

@@ -44,10 +44,6 @@ class CallState:
     )
 
     @property
-    def place(self) -> Place:
-        return self.call.graph, self.call.hop, self.call.pool
-
-    @property
     def hop_id(self) -> str:
         return self.call.hop or str(self.number)
 

@@ -8,12 +8,11 @@ from amf.core.state.sketch import Sketch
 
 Place = tuple[str, str, str]  # graph, hop, pool
 
-Quantity = Literal["output_tokens", "service_s", "gap_s", "pause_s", "growth_tokens", "further_hops"]
+Quantity = Literal["output_tokens", "service_s", "gap_s", "growth_tokens", "further_hops"]
 QUANTITIES: tuple[Quantity, ...] = (
     "output_tokens",
     "service_s",  # from dispatch to the end
-    "gap_s",  # before it: from the end of its pipeline's last open call to its arrival
-    "pause_s",  # after it: from its end to its pipeline's next arrival, no call being open
+    "gap_s",  # after it: from its end to its pipeline's next arrival, no call being open
     "growth_tokens",  # of the prompt, beyond what its pipeline had in the pool
     "further_hops",  # calls its pipeline finished after it
 )
@@ -26,7 +25,6 @@ class Sketches:
     output_tokens: Sketch = field(default_factory=Sketch)
     service_s: Sketch = field(default_factory=Sketch)
     gap_s: Sketch = field(default_factory=Sketch)
-    pause_s: Sketch = field(default_factory=Sketch)
     growth_tokens: Sketch = field(default_factory=Sketch)
     further_hops: Sketch = field(default_factory=Sketch)
 

@@ -102,14 +102,14 @@ class Profiles:
         for profile in self._known(call.graph, call.hop, call.pool):
             profile.sketches.growth_tokens.observe(growth_tokens)
 
-    def observe_pause(self, place: Place, pause_s: float) -> None:
+    def observe_gap_after(self, place: Place, gap_s: float) -> None:
         """A pipeline whose last call finished there went on after this long."""
         for profile in self._known(*place):
-            profile.sketches.pause_s.observe(pause_s)
+            profile.sketches.gap_s.observe(gap_s)
 
     def observe_end(self, graph: str, trail: Trail, hops: Mapping[str, int], edges: Iterable[Edge]) -> None:
         """A pipeline went its way to the end: the calls it finished, by hop, and the edges it revealed."""
-        for number, *place in trail.entries:
+        for number, place in trail.entries:
             for profile in self._known(*place):
                 profile.sketches.further_hops.observe(trail.calls - 1 - number, trail.stride)
         if graph:
@@ -129,7 +129,6 @@ class Profiles:
     def observe_gap(self, call: Call, gap_s: float) -> None:
         for profile in self._owners(call):
             profile.gap_s.observe(gap_s)
-            profile.sketches.gap_s.observe(gap_s)
 
     def predict(self, quantity: Quantity, place: Place, declared: float = 0.0) -> Prediction:
         """From this very position, else from its pool, once `min_evidence` observations stand behind it; else `declared` (a
@@ -164,13 +163,13 @@ class Profiles:
 
     def probably_over(self, place: Place, idle_s: float) -> bool:
         """Whether a pipeline without an open call, whose last one finished there this long ago, has most likely ended without
-        saying so: hardly any that went on has paused as long (`over_quantile`), and never before `over_floor_s`. False while
+        saying so: hardly any that went on took as long (`over_quantile`), and never before `over_floor_s`. False while
         there is not `over_evidence` for it."""
-        pause = self.predict("pause_s", place)
+        gap = self.predict("gap_s", place)
         return (
-            pause.evidence >= self._config.over_evidence
+            gap.evidence >= self._config.over_evidence
             and idle_s > self._config.over_floor_s
-            and idle_s > pause.quantile(self._config.over_quantile)
+            and idle_s > gap.quantile(self._config.over_quantile)
         )
 
     def expected_output_tokens(self, call: Call) -> float:
@@ -293,4 +292,4 @@ class Profiles:
 def _prior(quantity: Quantity, config: FabricConfig) -> float:
     if quantity == "output_tokens":
         return config.default_output_tokens
-    return config.default_gap_s if quantity in ("gap_s", "pause_s") else 0.0
+    return config.default_gap_s if quantity == "gap_s" else 0.0

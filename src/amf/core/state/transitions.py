@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
+from amf.core.state.prediction import Place
 from amf.core.state.sketch import measure
 
 _MEMORY = 2_000.0  # pipelines of a graph beyond which its counts are halved
@@ -19,7 +20,7 @@ Edge = tuple[str, str]
 
 
 class Trail:
-    """The calls one pipeline has finished, in order: (graph, hop, pool) and the number of each, from 0.
+    """The calls one pipeline has finished, in order: the number of each, from 0, and its place.
 
     A long one is thinned to every second entry, again and again, so each that is left stands for `stride` of them."""
 
@@ -28,11 +29,11 @@ class Trail:
     def __init__(self) -> None:
         self.calls = 0
         self.stride = 1
-        self.entries: list[tuple[int, str, str, str]] = []
+        self.entries: list[tuple[int, Place]] = []
 
-    def add(self, graph: str, hop: str, pool: str) -> None:
+    def add(self, place: Place) -> None:
         if self.calls % self.stride == 0:
-            self.entries.append((self.calls, graph, hop, pool))
+            self.entries.append((self.calls, place))
             if len(self.entries) > _MAX_TRAIL:
                 del self.entries[1::2]
                 self.stride *= 2
