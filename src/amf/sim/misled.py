@@ -34,17 +34,14 @@ class Misled(Profiles):
         self._sigma = sigma
         self._seed = seed
 
-    def observe_call(self, call: Call, output_tokens: int, service_s: float) -> None:
-        self._inner.observe_call(call, output_tokens, service_s)
+    def observe_call(self, call: Call, output_tokens: int, service_s: float, growth_tokens: int | None = None) -> None:
+        self._inner.observe_call(call, output_tokens, service_s, growth_tokens)
 
     def observe_return(self, pool: str, returned: bool) -> None:
         self._inner.observe_return(pool, returned)
 
     def observe_gap(self, call: Call, gap_s: float) -> None:
         self._inner.observe_gap(call, gap_s)
-
-    def observe_growth(self, call: Call, growth_tokens: int) -> None:
-        self._inner.observe_growth(call, growth_tokens)
 
     def observe_gap_after(self, place: Place, gap_s: float) -> None:
         self._inner.observe_gap_after(place, gap_s)

@@ -91,8 +91,7 @@ class Book:
         state.latest_start_s = -inf  # first in the queue until it is looked at
         state.served_path_s = pipeline.served_path_s
         pool.wait(state)
-        self._await_in_lane(state, pool)
-        state.growth_tokens = self._growth_tokens(pipeline, state)
+        self._await_in_lane(pipeline, state, pool)
         return state
 
     def send(self, state: CallState, worker: WorkerState, hit_tokens: int) -> Flight:
@@ -164,9 +163,7 @@ class Book:
         pipeline.attain(call.pool, event.prompt_tokens + 2 * event.output_tokens, self.now_s)
         service_s = self.now_s - state.dispatched_s
         pipeline.served_path_s = max(pipeline.served_path_s, state.served_path_s + service_s)
-        self.profiles.observe_call(call, event.output_tokens, service_s)
-        if state.growth_tokens is not None:
-            self.profiles.observe_growth(call, state.growth_tokens)
+        self.profiles.observe_call(call, event.output_tokens, service_s, state.growth_tokens)
         landed = self.land(state)
         if landed is None:
             return pipeline, None
@@ -199,9 +196,10 @@ class Book:
         """A running call without a first byte waits again, for another worker."""
         state.excluded = (*state.excluded, state.worker)
         state.status, state.worker = CallStatus.WAITING, ""
-        pool = self.pools[state.call.pool]
+        pool, pipeline = self.pools[state.call.pool], self.pipelines.get(state.call.run_id)
+        assert pipeline is not None
         pool.wait(state)
-        self._await_in_lane(state, pool)
+        self._await_in_lane(pipeline, state, pool)
         self.counts["retried"] += 1
 
     def stop(self, state: CallState, outcome: str) -> Pipeline:
@@ -276,34 +274,28 @@ class Book:
         assert len(flights) == len(set(flights)) and running.issuperset(flights)
         assert self.counts["calls"] == len(self.pipelines.calls()) + sum(self.counts[name] for name in _OUTCOMES)
 
-    def _await_in_lane(self, state: CallState, pool: Pool) -> None:
-        """Note what the pipeline had computed before, and whether its context is still warm enough to protect."""
+    def _await_in_lane(self, pipeline: Pipeline, state: CallState, pool: Pool) -> None:
+        """Note what the pipeline had computed before, and whether its context is still warm enough to protect. How much of
+        the prompt is new is known while no other call of it is open there; an answer was had if the prompt before it was."""
         call = state.call
         lane = self.lanes.get(call.run_id, call.pool)
+        had_tokens = pipeline.contexts.get(call.pool, 0)
         if lane is None:
+            if not had_tokens:  # else its worker was lost
+                state.growth_tokens = call.prompt_tokens
             return
         if lane.counted_resident and lane.idle and not lane.waiting and not state.attempt:
             self.profiles.observe_return(call.pool, returned=True)
-        state.known_tokens = max(state.known_tokens, shared_tokens(lane.prefix, call.prefix))
+        shared = shared_tokens(lane.prefix, call.prefix)
+        state.known_tokens = max(state.known_tokens, shared)
+        if lane.idle and not lane.waiting and not state.attempt:
+            goes_on = lane.prefix.ends and shared >= lane.prefix.ends[-1]
+            state.growth_tokens = max(0, call.prompt_tokens - (had_tokens if goes_on else shared))
         cold_tokens = self.config.cold_tokens
         still_warm = call.prompt_tokens <= cold_tokens or (
             call.prompt_tokens - pool.warmth.hit(lane.worker, call.prefix, self.now_s).tokens <= cold_tokens
         )
         self.lanes.arrived(call.run_id, call.pool, still_warm)
-
-    def _growth_tokens(self, pipeline: Pipeline, state: CallState) -> int | None:
-        """How much of the prompt its pipeline has not had in this pool: known while no other call of it is open there and
-        the worker that holds it is not lost. An answer counts as had if the prompt before it is."""
-        call = state.call
-        lane = self.lanes.get(call.run_id, call.pool)
-        if lane is None:
-            return None if call.pool in pipeline.contexts else call.prompt_tokens
-        if lane.in_flight or lane.waiting > 1:
-            return None
-        had_tokens, ends = state.known_tokens, lane.prefix.ends
-        if ends and had_tokens >= ends[-1]:
-            had_tokens = pipeline.contexts.get(call.pool, 0)
-        return max(0, call.prompt_tokens - had_tokens)
 
 
 def shared_tokens(one: Prefix, other: Prefix) -> int:

@@ -89,18 +89,17 @@ class Profiles:
         self._pools: dict[str, Profile] = {}
         self._graphs: dict[str, Transitions] = {}
 
-    def observe_call(self, call: Call, output_tokens: int, service_s: float) -> None:
+    def observe_call(self, call: Call, output_tokens: int, service_s: float, growth_tokens: int | None = None) -> None:
+        """A call finished. `growth_tokens`: how much longer its prompt was than what its pipeline had in the pool, if known."""
         for profile in self._owners(call):
             profile.output_tokens.observe(output_tokens)
             profile.context_tokens.observe(call.prompt_tokens + output_tokens)
             profile.service_s.observe(service_s)
-            profile.sketches.output_tokens.observe(output_tokens)
-            profile.sketches.service_s.observe(service_s)
-
-    def observe_growth(self, call: Call, growth_tokens: int) -> None:
-        """How much longer a finished call's prompt was than what its pipeline had in the pool."""
-        for profile in self._known(call.graph, call.hop, call.pool):
-            profile.sketches.growth_tokens.observe(growth_tokens)
+            sketches = profile.sketches
+            sketches.output_tokens.observe(output_tokens)
+            sketches.service_s.observe(service_s)
+            if growth_tokens is not None:
+                sketches.growth_tokens.observe(growth_tokens)
 
     def observe_gap_after(self, place: Place, gap_s: float) -> None:
         """A pipeline whose last call finished there went on after this long."""
