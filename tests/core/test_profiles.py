@@ -140,12 +140,31 @@ def test_an_idle_pipeline_is_probably_over_only_on_evidence_beyond_the_floor_and
         profiles.observe_gap_after(PLAN, 10.0 + number)
     assert not profiles.probably_over(PLAN, 1e6), "19 pauses are not 20"
     profiles.observe_gap_after(PLAN, 100.0)
-    assert not profiles.probably_over(PLAN, 27.0) and profiles.probably_over(PLAN, 29.0)
+    assert not profiles.probably_over(PLAN, 27.0) and profiles.probably_over(PLAN, 30.0)
     for _ in range(500):
         profiles.observe_gap_after(PLAN, 0.5)
     assert not profiles.probably_over(PLAN, 4.9) and profiles.probably_over(PLAN, 5.1), "the floor"
     assert profiles.probably_over(("g", "new", "m"), 5.1), "as its pool's others"
     assert not profiles.probably_over(("g", "new", "n"), 1e6)
+
+
+def test_a_run_that_went_silent_is_reported_as_probably_over():
+    room = Room(workers=("w1",), over_evidence=20, over_floor_s=5.0)
+    for number in range(30):
+        room.serve(f"c{number}", "r", graph="g", hop="chat")
+        room.now_s += 8.0
+    room.wake(room.now_s)
+    assert room.fabric.run_report("r")["probably_over"] is False
+    room.arrive("open", "r", graph="g", hop="chat")
+    room.wake(room.now_s + 100.0)
+    assert room.fabric.run_report("r")["probably_over"] is False, "a call of it is open"
+    room.finish("open")
+    room.wake(room.now_s + 9.0)
+    assert [room.fabric.run_reports(1)[0][key] for key in ("status", "probably_over")] == ["live", True]
+    room.serve("back", "r", graph="g", hop="chat")
+    assert room.fabric.run_report("r")["probably_over"] is False, "it was not"
+    room.close("r")
+    assert room.fabric.run_report("r")["probably_over"] is True
 
 
 def taught() -> Profiles:

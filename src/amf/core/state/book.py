@@ -234,10 +234,20 @@ class Book:
         self.lanes.close(run_id, tuple(pipeline.pools))
         self.expiries.drop(run_id)
         self.closed.pop(run_id, None)
-        self.closed[run_id] = {**reports.of_pipeline(pipeline, self.now_s), "status": why}
+        self.closed[run_id] = {**reports.of_pipeline(pipeline, self.now_s), "status": why, "probably_over": True}
         self.counts["closed"] += 1
         if len(self.closed) > self.config.max_closed_pipelines:
             del self.closed[next(iter(self.closed))]
+
+    def report(self, pipeline: Pipeline) -> dict[str, object]:
+        """Of a live pipeline."""
+        return {**reports.of_pipeline(pipeline, self.now_s), "probably_over": self.probably_over(pipeline)}
+
+    def probably_over(self, pipeline: Pipeline) -> bool:
+        """Whether it has most likely ended without saying so (`Profiles.probably_over`)."""
+        if pipeline.live or pipeline.last_finish_s is None:
+            return False
+        return self.profiles.probably_over(pipeline.last_place, self.now_s - pipeline.last_finish_s)
 
     # Workers.
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from amf.core.config import FabricConfig
 from amf.core.state.prediction import QUANTITIES, Place, Prediction, Quantity, Sketches, Source
-from amf.core.state.sketch import Sketch, measure
+from amf.core.state.sketch import ERROR, Sketch, measure
 from amf.core.state.transitions import Edge, Trail, Transitions, name
 from amf.core.types import Call
 
@@ -168,7 +168,7 @@ class Profiles:
         return (
             gap.evidence >= self._config.over_evidence
             and idle_s > self._config.over_floor_s
-            and idle_s > gap.quantile(self._config.over_quantile)
+            and idle_s * (1.0 - ERROR) > gap.quantile(self._config.over_quantile)
         )
 
     def expected_output_tokens(self, call: Call) -> float:
