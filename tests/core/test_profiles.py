@@ -49,6 +49,15 @@ def test_a_prediction_comes_from_the_position_then_the_pool_then_what_is_declare
     assert profiles.predict("service_s", ("g", "plan", "other")).value == 11.0
 
 
+def test_nothing_is_no_evidence_whatever_is_configured():
+    profiles = Profiles(FabricConfig(min_evidence=0))
+    profiles.observe_end("g", Trail(), {"plan": 1}, ())
+    profiles.observe_gap_after(PLAN, 1.0)
+    assert profiles.branch_odds("g", "code", "plan", declared=0.5).value == 0.5
+    assert profiles.predict("service_s", PLAN, declared=4.0).source is Source.DECLARED
+    assert profiles.predict("gap_s", PLAN).source is Source.POOL
+
+
 def test_positions_are_bounded_and_the_least_recently_used_goes():
     profiles = Profiles(FabricConfig(max_profiles=3, min_evidence=1))
     for hop in ("a", "b", "c", "a", "d"):
@@ -82,6 +91,8 @@ def test_what_a_fabric_learns_of_a_conversation():
     assert (again.value, again.evidence) == (pytest.approx(2 / 3), 3.0)
     assert (reached.value, reached.evidence) == (1.0, 3.0)
     assert profiles.reach_odds("g", "test").value == 0.0
+    assert profiles.hop_calls("g", "code").value == pytest.approx(5 / 3), "a loop"
+    assert profiles.hop_calls("g", "test", declared=2.0).value == 2.0
     assert profiles.branch_odds("g", "test", "code", declared=0.3).value == 0.3, "nobody reached it"
     assert profiles.branch_odds("h", "plan", "code", declared=0.3).source is Source.DECLARED
 
@@ -192,7 +203,11 @@ def answers(profiles: Profiles) -> list[object]:
             said = profiles.predict(quantity, place)
             found += [said.value, said.source, *(said.quantile(q / 10) for q in range(11))]
             found.append(pytest.approx(said.evidence))
-    found += [profiles.branch_odds("g", "plan", "code"), profiles.reach_odds("g", "code")]
+    found += [
+        profiles.branch_odds("g", "plan", "code"),
+        profiles.reach_odds("g", "code"),
+        profiles.hop_calls("g", "code"),
+    ]
     return found
 
 

@@ -58,6 +58,9 @@ class Misled(Profiles):
     def reach_odds(self, graph: str, hop: str, declared: float = 1.0) -> Prediction:
         return self._inner.reach_odds(graph, hop, declared)
 
+    def hop_calls(self, graph: str, hop: str, declared: float = 1.0) -> Prediction:
+        return self._inner.hop_calls(graph, hop, declared)
+
     def probably_over(self, place: Place, idle_s: float) -> bool:
         return self._inner.probably_over(place, idle_s)
 

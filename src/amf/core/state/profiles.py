@@ -84,6 +84,7 @@ class Profile:
 class Profiles:
     def __init__(self, config: FabricConfig) -> None:
         self._config = config
+        self._enough = max(1, config.min_evidence)
         self._default = Profile(config)
         self._positions: dict[tuple[str, str], Profile] = {}
         self._pools: dict[str, Profile] = {}
@@ -139,7 +140,7 @@ class Profiles:
         )
         for source, profile in levels:
             sketch: Sketch | None = getattr(profile.sketches, quantity) if profile else None
-            if sketch is not None and sketch.count >= self._config.min_evidence:
+            if sketch is not None and sketch.count >= self._enough:
                 return Prediction(sketch.mean, sketch.count, source, sketch)
         if declared > 0.0:
             return Prediction(declared, 0.0, Source.DECLARED)
@@ -148,7 +149,7 @@ class Profiles:
     def branch_odds(self, graph: str, parent: str, hop: str, declared: float = 1.0) -> Prediction:
         """Odds that a pipeline of this graph that finished `parent` goes on to `hop`; `declared` until `min_evidence` have."""
         seen = self._graphs.get(graph)
-        if seen is None or seen.reached(parent) < self._config.min_evidence:
+        if seen is None or seen.reached(parent) < self._enough:
             return Prediction(declared, 0.0, Source.DECLARED)
         reached = seen.reached(parent)
         return Prediction(min(seen.taken(parent, hop) / reached, 1.0), reached, Source.POSITION)
@@ -156,9 +157,17 @@ class Profiles:
     def reach_odds(self, graph: str, hop: str, declared: float = 1.0) -> Prediction:
         """Odds that a pipeline of this graph comes to `hop` at all; `declared` until `min_evidence` pipelines have ended."""
         seen = self._graphs.get(graph)
-        if seen is None or seen.pipelines < self._config.min_evidence:
+        if seen is None or seen.pipelines < self._enough:
             return Prediction(declared, 0.0, Source.DECLARED)
         return Prediction(min(seen.reached(hop) / seen.pipelines, 1.0), seen.pipelines, Source.POSITION)
+
+    def hop_calls(self, graph: str, hop: str, declared: float = 1.0) -> Prediction:
+        """Calls of `hop` in a pipeline of this graph that comes to it, more than 1 in a loop; `declared` until `min_evidence`
+        such pipelines have ended."""
+        seen = self._graphs.get(graph)
+        if seen is None or seen.reached(hop) < self._enough:
+            return Prediction(declared, 0.0, Source.DECLARED)
+        return Prediction(seen.calls_per_pipeline(hop), seen.reached(hop), Source.POSITION)
 
     def probably_over(self, place: Place, idle_s: float) -> bool:
         """Whether a pipeline without an open call, whose last one finished there this long ago, has most likely ended without
