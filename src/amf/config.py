@@ -13,6 +13,8 @@ tokenizer = "/models/llama-3.3-70b"
 path = "amf.journal.jsonl"
 [record]                      # traffic without text, to be played again by `amf simulate`
 path = "traffic.jsonl.gz"
+[profiles]                    # what was learned of lengths and times, kept over a restart
+path = "learned.jsonl"
 [limits]                      # seconds and bytes of the gateway
 [slo]                         # deadlines of runs that do not bring one, by class, graph and key
 interactive_deadline_s = 60
@@ -104,6 +106,14 @@ class RecordConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProfilesConfig:
+    """What the fabric learns is loaded from `path` at the start, and saved there every `save_interval_s` and at the end."""
+
+    path: str | None = None
+    save_interval_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LimitsConfig:
     """Real seconds, bytes and counts of the gateway's own."""
 
@@ -154,6 +164,7 @@ class ServeConfig:
     pools: Mapping[str, PoolConfig] = field(default_factory=dict)
     journal: JournalConfig = field(default_factory=JournalConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
+    profiles: ProfilesConfig = field(default_factory=ProfilesConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     slo: SloConfig = field(default_factory=SloConfig)
 
@@ -165,10 +176,10 @@ _MAX_PORT = 65_535
 _MAX_TEXT_CHARS = 256
 _ABOVE_ZERO = (
     *("max_", "tick_s", "time_scale", "connect_", "head_", "stall_", "wait_", "health_", "observe_", "retry_"),
-    *("breaker_", "upload_", "deadline_", "interactive_", "throughput_", "background_"),
+    *("breaker_", "upload_", "save_", "deadline_", "interactive_", "throughput_", "background_"),
 )
 
-_TABLES = ("server", "fabric", "worker", "pools", "journal", "record", "limits", "slo")
+_TABLES = ("server", "fabric", "worker", "pools", "journal", "record", "profiles", "limits", "slo")
 
 
 def load_config(path: Path) -> ServeConfig:
@@ -203,6 +214,7 @@ def config_from_dict(document: Mapping[str, Any], source: str = "configuration")
         pools={name: parse_table(PoolConfig, entry, source, f"[pools.{name}]") for name, entry in pools.items()},
         journal=parse_table(JournalConfig, document.get("journal", {}), source, "[journal]"),
         record=parse_table(RecordConfig, document.get("record", {}), source, "[record]"),
+        profiles=parse_table(ProfilesConfig, document.get("profiles", {}), source, "[profiles]"),
         limits=parse_table(LimitsConfig, document.get("limits", {}), source, "[limits]"),
         slo=_slo(document.get("slo", {}), source),
     )
@@ -292,6 +304,7 @@ def _check_values(config: ServeConfig, source: str) -> None:
         ("fabric", config.fabric),
         ("journal", config.journal),
         ("record", config.record),
+        ("profiles", config.profiles),
         ("limits", config.limits),
         ("slo", config.slo),
         *((f"slo.graphs.{name}", target) for name, target in config.slo.graphs.items()),

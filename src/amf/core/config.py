@@ -44,6 +44,10 @@ class FabricConfig:
     # Beliefs before anything was observed.
     default_output_tokens: int = 256
     default_gap_s: float = 10.0  # tool or think time between two hops of a pipeline
+    min_evidence: int = 8  # observations from which a position, or its pool, is asked for a distribution
+    over_quantile: float = 0.99  # of the learned pauses: a pipeline that is idle for longer is probably over
+    over_floor_s: float = 60.0  # and for longer than this
+    over_evidence: int = 100  # observed pauses without which none is called over
 
     # The opponents' published defaults.
     affinity_load_factor: float = 1.25  # session-affinity: bounded load

@@ -90,11 +90,11 @@ class Fabric:
 
     def run_report(self, run_id: str) -> dict[str, object] | None:
         pipeline = self.book.pipelines.get(run_id)
-        return reports.of_pipeline(pipeline, self.book.now_s) if pipeline else self.book.closed.get(run_id)
+        return self.book.report(pipeline) if pipeline else self.book.closed.get(run_id)
 
     def run_reports(self, limit: int) -> list[dict[str, object]]:
         """Live pipelines first, most recently active first, then closed ones."""
-        live = [reports.of_pipeline(pipeline, self.book.now_s) for pipeline in reversed(self.book.pipelines.live())]
+        live = [self.book.report(pipeline) for pipeline in reversed(self.book.pipelines.live())]
         return (live + list(reversed(self.book.closed.values())))[:limit]
 
     def worker_reports(self) -> list[dict[str, object]]:
