@@ -24,6 +24,7 @@ from amf.core.presets import GPUS, MODEL_CONFIGS
 from amf.gateway.app import _CALL_ROUTES
 from amf.gateway.identity import _EXPLICIT_HEADERS, _HARNESS
 from amf.gateway.problem import _REFUSALS
+from amf.gateway.slo import SERVICE_TIERS, SLO_HEADERS
 from amf.sim import scenario
 from amf.sim.report import ReportContext, RunRecords, summarise
 from amf.sim.workload import GRAPHS
@@ -79,6 +80,11 @@ def declared(kind: type, *required: str) -> dict[str, Any]:
         ("configuration.md", "## `[journal]`", declared(config.JournalConfig)),
         ("configuration.md", "## `[record]`", declared(config.RecordConfig)),
         ("configuration.md", "## `[limits]`", declared(config.LimitsConfig)),
+        (
+            "configuration.md",
+            "## `[slo]`",
+            declared(config.SloConfig, "graphs", "keys") | declared(config.SloTarget),
+        ),
         ("scenarios.md", "### `[workload]`", declared(scenario.WorkloadSpec, "kind")),
         ("scenarios.md", "### `[[workload.mix]]`", declared(scenario.PartSpec, "kind")),
         ("scenarios.md", "### `[[pool]]`", declared(scenario.PoolSpec, "model")),
@@ -177,6 +183,16 @@ def test_every_header_is_documented():
     assert len(sent) > 10
     for header in (*sent, *(header for _, header in _EXPLICIT_HEADERS)):
         assert f"`{header}`" in text, header
+
+
+def test_what_is_read_and_measured_of_time_is_documented():
+    text = page("docs/wire.md")
+    for name in (*SLO_HEADERS, *SERVICE_TIERS):
+        assert f"`{name}`" in text, name
+    metrics = re.findall(r'(?:Counter|Histogram)\("(amf_\w+)"', (SOURCE / "gateway/slo_metrics.py").read_text())
+    assert len(metrics) == 4
+    for name in metrics:
+        assert f"`{name}" in text, name
 
 
 # --- names ----------------------------------------------------------------------------------------------------------------

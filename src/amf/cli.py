@@ -12,6 +12,7 @@ from amf.commands.experiment import experiment
 from amf.commands.replay import replay
 from amf.commands.serve import serve
 from amf.commands.simulate import simulate
+from amf.commands.slo import slo
 
 app = typer.Typer(
     name="amf",
@@ -37,7 +38,7 @@ def _main(
     pass
 
 
-for command in (serve, emulate, bench, simulate, experiment, demo, replay):
+for command in (serve, emulate, bench, simulate, experiment, slo, demo, replay):
     app.command()(command)
 
 

@@ -13,14 +13,20 @@ tokenizer = "/models/llama-3.3-70b"
 path = "amf.journal.jsonl"
 [record]                      # traffic without text, to be played again by `amf simulate`
 path = "traffic.jsonl.gz"
+[profiles]                    # what was learned of lengths and times, kept over a restart
+path = "learned.jsonl"
 [limits]                      # seconds and bytes of the gateway
+[slo]                         # deadlines of runs that do not bring one, by class, graph and key
+interactive_deadline_s = 60
+[slo.graphs.coding]
+deadline_s = 600
 """
 
 import dataclasses
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -29,6 +35,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from amf.core.config import FabricConfig
+from amf.core.types import SloClass
 
 
 class ConfigError(ValueError):
@@ -99,6 +106,14 @@ class RecordConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProfilesConfig:
+    """What the fabric learns is loaded from `path` at the start, and saved there every `save_interval_s` and at the end."""
+
+    path: str | None = None
+    save_interval_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LimitsConfig:
     """Real seconds, bytes and counts of the gateway's own."""
 
@@ -119,6 +134,28 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SloTarget:
+    """What runs of one graph, or of one API key, get unless they say otherwise. Real seconds from the run's first call."""
+
+    deadline_s: float | None = None
+    slo_class: SloClass | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SloConfig:
+    """Deadlines in real seconds. `keys` are API keys of [server], `graphs` names of call graphs."""
+
+    interactive_deadline_s: float | None = None
+    throughput_deadline_s: float | None = None
+    background_deadline_s: float | None = None
+    default_class: SloClass = SloClass.INTERACTIVE
+    max_deadline_s: float = 604_800.0  # a longer one is refused; a timeout beyond it bounds nothing
+    max_positions: int = 200  # (graph, hop) pairs with metrics of their own
+    graphs: Mapping[str, SloTarget] = field(default_factory=dict)
+    keys: Mapping[str, SloTarget] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServeConfig:
     policy: str = "fabric"
     server: ServerConfig = field(default_factory=ServerConfig)
@@ -127,7 +164,9 @@ class ServeConfig:
     pools: Mapping[str, PoolConfig] = field(default_factory=dict)
     journal: JournalConfig = field(default_factory=JournalConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
+    profiles: ProfilesConfig = field(default_factory=ProfilesConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    slo: SloConfig = field(default_factory=SloConfig)
 
 
 Table = TypeVar("Table")
@@ -137,10 +176,10 @@ _MAX_PORT = 65_535
 _MAX_TEXT_CHARS = 256
 _ABOVE_ZERO = (
     *("max_", "tick_s", "time_scale", "connect_", "head_", "stall_", "wait_", "health_", "observe_", "retry_"),
-    *("breaker_", "upload_"),
+    *("breaker_", "upload_", "save_", "deadline_", "interactive_", "throughput_", "background_"),
 )
 
-_TABLES = ("server", "fabric", "worker", "pools", "journal", "record", "limits")
+_TABLES = ("server", "fabric", "worker", "pools", "journal", "record", "profiles", "limits", "slo")
 
 
 def load_config(path: Path) -> ServeConfig:
@@ -175,10 +214,24 @@ def config_from_dict(document: Mapping[str, Any], source: str = "configuration")
         pools={name: parse_table(PoolConfig, entry, source, f"[pools.{name}]") for name, entry in pools.items()},
         journal=parse_table(JournalConfig, document.get("journal", {}), source, "[journal]"),
         record=parse_table(RecordConfig, document.get("record", {}), source, "[record]"),
+        profiles=parse_table(ProfilesConfig, document.get("profiles", {}), source, "[profiles]"),
         limits=parse_table(LimitsConfig, document.get("limits", {}), source, "[limits]"),
+        slo=_slo(document.get("slo", {}), source),
     )
     _check_values(config, source)
     return config
+
+
+def _slo(table: object, source: str) -> SloConfig:
+    """[slo] and the tables in it. Errors do not repeat API keys."""
+    values = dict(_table(table, source, "[slo]"))
+    graphs = _table(values.pop("graphs", {}), source, "[slo.graphs]")
+    keys = _table(values.pop("keys", {}), source, "[slo.keys]")
+    return replace(
+        parse_table(SloConfig, values, source, "[slo]"),
+        graphs={name: parse_table(SloTarget, each, source, f"[slo.graphs.{name}]") for name, each in graphs.items()},
+        keys={key: parse_table(SloTarget, each, source, "a table of [slo.keys]") for key, each in keys.items()},
+    )
 
 
 def parse_table(kind: type[Table], table: object, source: str, where: str, *, extra: tuple[str, ...] = ()) -> Table:
@@ -246,16 +299,21 @@ def _check_values(config: ServeConfig, source: str) -> None:
         raise ConfigError(f"{source}: [server] port is {server.port}; use 0 (any free port) to {_MAX_PORT}")
     if server.log_level.lower() not in LOG_LEVELS:
         raise ConfigError(f"{source}: [server] log_level is `{server.log_level}`; use one of {', '.join(LOG_LEVELS)}")
-    tables = (
+    tables: tuple[tuple[str, Any], ...] = (
         ("server", server),
         ("fabric", config.fabric),
         ("journal", config.journal),
         ("record", config.record),
+        ("profiles", config.profiles),
         ("limits", config.limits),
+        ("slo", config.slo),
+        *((f"slo.graphs.{name}", target) for name, target in config.slo.graphs.items()),
+        *(("slo.keys", target) for target in config.slo.keys.values()),
     )
     for where, table in tables:
         for each in dataclasses.fields(table):
             _check_number(each.name, getattr(table, each.name), f"{source}: [{where}]")
+    _check_slo(config, source)
     for worker in config.workers:
         try:
             check_worker(worker)
@@ -265,3 +323,17 @@ def _check_values(config: ServeConfig, source: str) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{source}: [[worker]] {name} is there twice; remove one or give it another name")
+
+
+def _check_slo(config: ServeConfig, source: str) -> None:
+    slo, server = config.slo, config.server
+    targets = [("[slo.keys]", each.deadline_s) for each in slo.keys.values()]
+    targets += [(f"[slo.graphs.{name}]", each.deadline_s) for name, each in slo.graphs.items()]
+    targets += [("[slo]", each) for each in (slo.interactive_deadline_s, slo.throughput_deadline_s)]
+    for where, deadline_s in (*targets, ("[slo]", slo.background_deadline_s)):
+        if deadline_s is not None and deadline_s > slo.max_deadline_s:
+            raise ConfigError(f"{source}: {where} has a deadline of {deadline_s:g} s; raise [slo] max_deadline_s to it")
+    if not set(slo.keys) <= {*server.api_keys, *server.trusted_keys}:
+        raise ConfigError(
+            f"{source}: [slo.keys] has a key that is none of [server] api_keys and trusted_keys; add it there"
+        )

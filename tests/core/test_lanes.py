@@ -66,3 +66,15 @@ def test_a_waiting_call_protects_its_context_for_as_long_as_it_waits():
     assert lanes.home("w").waiting_tokens == 2_000
     lanes.left("r", "m")
     assert lanes.home("w").waiting_tokens == 0
+
+
+def test_a_context_is_never_in_the_way_of_its_own_pipeline():
+    """Also when the call that waits came before there was a lane: a sibling of the first."""
+    lanes = Lanes()
+    lanes.advance(0.0)
+    lanes.arrived("r", "m", still_warm=False)
+    lanes.sent("r", "m", "w", prefix(("r", 1_600)), has_deadline=True)
+    lanes.ended("r", "m", 2_000, protect_s=50.0, reside_s=50.0)
+    home = lanes.home("w")
+    assert [home.claimed_tokens("r", "m", urgent) for urgent in (False, True)] == [0, 0]
+    assert [home.claimed_tokens("other", "m", urgent) for urgent in (False, True)] == [2_000, 2_000]

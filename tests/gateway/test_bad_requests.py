@@ -44,6 +44,11 @@ CASES = {
     "deadline text": (CHAT, body(), {"x-amf-deadline-ms": "4s"}, 400, "invalid_deadline"),
     "deadline past": (CHAT, body(), {"grpc-timeout": "0m"}, 504, "deadline_exceeded"),
     "deadline over before it began": (CHAT, body(), {"x-amf-deadline-ms": "1e-9"}, 504, "deadline_exceeded"),
+    "deadline too long": (CHAT, body(), {"x-amf-deadline-ms": "1e15"}, 400, "invalid_deadline"),
+    "timeout text": (CHAT, body(), {"grpc-timeout": "soon"}, 400, "invalid_deadline"),
+    "timeout over before it began": (CHAT, body(), {"grpc-timeout": "1n"}, 504, "deadline_exceeded"),
+    "ttft text": (CHAT, body(), {"x-slo-ttft-ms": "-1"}, 400, "invalid_deadline"),
+    "service tier": (CHAT, body(service_tier="gold"), {}, 400, "invalid_service_tier"),
     "slo class": (CHAT, body(), {"x-amf-slo-class": "now"}, 400, "invalid_slo_class"),
 }
 

@@ -8,6 +8,7 @@ from amf.core.types import SloClass
 from amf.gateway.body import parse_body
 from amf.gateway.identity import Identity, read_identity
 from amf.gateway.problem import Problem
+from amf.gateway.slo import Wishes
 from amf.gateway.tracecontext import baggage, trace_id
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -63,8 +64,7 @@ def test_body_and_headers_make_one_explicit_identity() -> None:
         hop="code",
         parents=("plan", "find"),
         branch="g/a",
-        deadline_ms=4000.0,
-        slo_class=SloClass.BACKGROUND,
+        wishes=Wishes(deadline_ms=4000.0, slo_class=SloClass.BACKGROUND),
         final=True,
     )
 
@@ -72,7 +72,7 @@ def test_body_and_headers_make_one_explicit_identity() -> None:
 def test_the_same_thing_may_be_said_twice() -> None:
     amf = {"run_id": "r", "deadline_ms": 4000, "final": True}
     identity = read({"x-amf-run-id": "r", "x-amf-deadline-ms": "4000.0", "x-amf-final": "TRUE"}, amf=amf)
-    assert (identity.run_id, identity.deadline_ms, identity.final) == ("r", 4000.0, True)
+    assert (identity.run_id, identity.wishes.deadline_ms, identity.final) == ("r", 4000.0, True)
 
 
 def test_metadata_carries_identity() -> None:
@@ -116,38 +116,10 @@ def test_what_cannot_be_is_turned_away(headers: dict[str, str], amf: dict[str, o
     assert (caught.value.status, caught.value.code) == (400, code)
 
 
-@pytest.mark.parametrize(
-    ("headers", "deadline_ms"),
-    [
-        ({"grpc-timeout": "250m"}, 250.0),
-        ({"grpc-timeout": "2S"}, 2000.0),
-        ({"x-litellm-timeout": "1.5"}, 1500.0),
-        ({"x-envoy-expected-rq-timeout-ms": "900"}, 900.0),
-        ({"grpc-timeout": "1x"}, None),
-        ({"x-litellm-timeout": "never"}, None),
-        ({"x-amf-deadline-ms": "70", "grpc-timeout": "2S"}, 70.0),
-    ],
-)
-def test_deadline_aliases(headers: dict[str, str], deadline_ms: float | None) -> None:
-    assert read(headers).deadline_ms == deadline_ms
-
-
-def test_a_budget_used_up_before_us_is_a_deadline_in_the_past() -> None:
-    with pytest.raises(Problem) as caught:
-        read({"grpc-timeout": "0m"})
-    assert (caught.value.status, caught.value.code) == (504, "deadline_exceeded")
-    assert caught.value.headers()["x-should-retry"] == "false"
-
-
 def test_hints_that_cannot_be_ids_are_ignored() -> None:
     assert read({"x-session-id": "x" * 300}).run_id == ""
     assert read(session_id=12).source == "derived"
     assert read(metadata={"user_id": "user_9_account__session_0e4c1b2a-1111"}).run_id == "0e4c1b2a-1111"
-
-
-def test_service_tier_flex_is_not_interactive() -> None:
-    assert read(service_tier="flex").slo_class is SloClass.THROUGHPUT
-    assert read(service_tier="priority").slo_class is SloClass.INTERACTIVE
 
 
 @pytest.mark.parametrize(

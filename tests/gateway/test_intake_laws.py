@@ -8,13 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
+from amf.config import SloConfig
 from amf.core.types import CallKind
 from amf.gateway.clock import Clock
 from amf.gateway.derive import DerivedRuns
 from amf.gateway.graphs import Graphs
 from amf.gateway.intake import Accepted, Inbound, Intake
+from amf.gateway.metrics import Metrics
 from amf.gateway.pools import Pools
 from amf.gateway.problem import Problem
+from amf.gateway.promises import Promises
 
 ROUTES = {
     "/v1/chat/completions": CallKind.GENERATE,
@@ -25,7 +28,8 @@ ROUTES = {
 FIELDS = ("messages", "prompt", "input", "query", "documents", "tools", "stream", "max_tokens", "amf", "priority", "metadata",
           "session_id", "conversation", "prompt_cache_key", "cache_salt", "service_tier", "n")  # fmt: skip
 HEADERS = ("x-amf-run-id", "x-amf-hop", "x-amf-parents", "x-amf-deadline-ms", "x-amf-final", "baggage", "traceparent",
-           "thread-id", "x-dynamo-session-id", "x-dynamo-parent-session-id", "grpc-timeout")  # fmt: skip
+           "thread-id", "x-dynamo-session-id", "x-dynamo-parent-session-id", "grpc-timeout", "x-litellm-timeout",
+           "x-slo-ttft-ms", "x-amf-slo-class")  # fmt: skip
 
 texts = st.text(max_size=30)
 values = st.recursive(
@@ -45,7 +49,9 @@ headers = st.dictionaries(st.sampled_from(HEADERS), ascii_texts | st.sampled_fro
 def make_intake() -> Intake:
     pools = Pools()
     pools.enlist("w", "m", ["m"], 16)
-    return Intake(pools, Graphs(), Clock(), DerivedRuns(), lambda run_id: ())
+    clock = Clock()
+    promises = Promises(SloConfig(), clock, Metrics().slo, lambda run_id: False)
+    return Intake(pools, Graphs(), clock, DerivedRuns(), lambda run_id: (), promises)
 
 
 def accept(intake: Intake, path: str, raw: bytes, sent: dict[str, str]) -> Accepted | Problem:

@@ -64,6 +64,8 @@ def test_a_port_in_use() -> None:
         (("-c", "/nowhere.toml"), "cannot be read"),
         (("--log-level", "loud"), "loud"),
         (("--port", "0", "--journal", "/nowhere/at/all"), "/nowhere/at/all"),
+        (("--port", "0", "--profiles", "/nowhere/at/all"), "/nowhere/at/all"),
+        (("--port", "0", "--profiles", __file__), "test_serve_command.py: holds no learned profiles"),
     ],
 )
 def test_mistakes_end_with_2_and_a_remedy(arguments: tuple[str, ...], words: str) -> None:

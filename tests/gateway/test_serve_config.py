@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from amf.config import ConfigError, config_from_dict, load_config
+from amf.config import ConfigError, SloTarget, config_from_dict, load_config
+from amf.core.types import SloClass
 from amf.engines.engine import Capabilities, EngineInfo
 from amf.gateway.profiles import worker_of
 
@@ -64,6 +65,15 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ("[server]\ntime_scale = 0", ("time_scale",)),
         ("[limits]\nwait_s = -1", ("wait_s",)),
         ("[server\n", ("TOML",)),
+        ("[slo]\ninteractive_deadline_ms = 5", ("[slo]", "`interactive_deadline_s`")),
+        ("[slo]\ninteractive_deadline_s = 0", ("interactive_deadline_s", "above 0")),
+        ("[slo]\nbackground_deadline_s = 1e9", ("[slo]", "max_deadline_s")),
+        ("[slo]\ndefault_class = 'now'", ("[slo]", "now")),
+        ("[slo]\ngraphs = 5", ("[slo.graphs]", "table")),
+        ("[slo.graphs.coding]\ndeadline = 5", ("[slo.graphs.coding]", "`deadline_s`")),
+        ("[slo.graphs.coding]\ndeadline_s = -5", ("[slo.graphs.coding]", "above 0")),
+        ("[slo.graphs.coding]\ndeadline_s = 1e9", ("[slo.graphs.coding]", "max_deadline_s")),
+        ("[slo.keys.secret]\ndeadline_s = 5", ("[slo.keys]", "api_keys")),
     ],
 )
 def test_mistakes_are_named_with_a_remedy(text: str, words: tuple[str, ...], tmp_path: Path) -> None:
@@ -73,6 +83,26 @@ def test_mistakes_are_named_with_a_remedy(text: str, words: tuple[str, ...], tmp
         load_config(path)
     for word in (str(path), *words):
         assert word in str(caught.value)
+
+
+def test_targets_of_runs() -> None:
+    slo = {
+        "background_deadline_s": 900,
+        "default_class": "throughput",
+        "graphs": {"coding": {"deadline_s": 60}},
+        "keys": {"a": {"slo_class": "background"}},
+    }
+    read = config_from_dict({"server": {"api_keys": ["a"]}, "slo": slo}).slo
+    assert (read.background_deadline_s, read.default_class) == (900.0, SloClass.THROUGHPUT)
+    assert read.graphs == {"coding": SloTarget(deadline_s=60.0)}
+    assert read.keys == {"a": SloTarget(slo_class=SloClass.BACKGROUND)}
+
+
+def test_errors_do_not_repeat_api_keys() -> None:
+    for table in ({"deadline": 5}, {"deadline_s": 0}, {"deadline_s": 1e9}, {"slo_class": "now"}, {"deadline_s": 5}):
+        with pytest.raises(ConfigError) as caught:
+            config_from_dict({"slo": {"keys": {"s3cret": table}}})
+        assert "s3cret" not in str(caught.value)
 
 
 def test_a_missing_file() -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from amf.core.policy.bundles import policies_named
@@ -70,6 +70,25 @@ def play(happenings: list[tuple[str, int, int, bool]], **config: object) -> int:
     return asked.passed_over
 
 
+ONCE_WRONG = [  # a sibling of the first call of a pipeline, which came before there was a lane
+    *[("arrive", 0, size, False) for size in (2, 1)],
+    *[("first", 0, size, False) for size in (1, 2)],
+    *[("arrive", run, size, False) for run, size in ((0, 1), (1, 2), (1, 1))],
+    ("wait", 0, 1, False),
+    ("fail", 1, 2, False),
+    ("arrive", 0, 5, False),
+    ("arrive", 8, 3, True),
+    ("arrive", 0, 16, False),
+    ("arrive", 8, 24, False),
+    ("arrive", 1, 5, True),
+    ("arrive", 6, 24, False),
+    ("arrive", 1, 2, False),
+    ("fail", 9, 1, False),
+    ("finish", 0, 3, False),
+]
+
+
+@example(ONCE_WRONG, 1e6, 1e6, 1)
 @settings(max_examples=300, deadline=None)
 @given(steps, st.sampled_from([0.0, 0.5, 1e6]), st.sampled_from([30.0, 1e6]), st.sampled_from([1, 3]))
 def test_a_call_that_is_passed_over_would_have_been_held(happenings, hold_fraction: float, lapse_s: float, colds: int):

@@ -23,6 +23,16 @@ p.note{color:#aaa}
 }
 """
 
+# A macro: the HTML of a `TextTable`, and the style that it wants.
+TABLE_STYLE = "th.text,td.text{text-align:left}\n"
+TEXT_TABLE = """{% macro text_table(table) %}<div class="scroll"><table>
+<thead><tr>{% for head in table.heads %}<th{% if loop.index <= table.texts %} class="text"{% endif %}>{{ head }}</th>
+{%- endfor %}</tr></thead>
+<tbody>
+{% for row in table.rows %}<tr>{% for cell in row %}
+<td{% if loop.index <= table.texts %} class="text"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div>{% endmacro %}"""
+
 TEMPLATE = (
     HEAD
     + """table{width:100%}

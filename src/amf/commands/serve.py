@@ -41,6 +41,7 @@ class _Overrides:
     time_scale: float | None
     journal: Path | None
     record: Path | None
+    profiles: Path | None
     log_level: str | None
 
 
@@ -55,6 +56,9 @@ def serve(
     record: Annotated[
         Path | None, typer.Option(help="Record the traffic, without its text, for `amf simulate`; .gz is compressed.")
     ] = None,
+    profiles: Annotated[
+        Path | None, typer.Option(help="Keep what is learned of lengths and times in this file, over restarts.")
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.  [default: info]")] = None,
 ) -> None:
     """Serve agent pipelines on a fleet of engines, through one OpenAI-compatible address.
@@ -63,7 +67,7 @@ def serve(
 
     Then: export OPENAI_BASE_URL=http://127.0.0.1:8080/v1
     """
-    overrides = _Overrides(policy, host, port, time_scale, journal, record, log_level)
+    overrides = _Overrides(policy, host, port, time_scale, journal, record, profiles, log_level)
     try:
         settings = _settings(config, worker or [], overrides)
         configure_logging(settings.server.log_level)
@@ -106,6 +110,9 @@ def _settings(path: Path | None, urls: list[str], overrides: _Overrides) -> Serv
     record = config.record
     if overrides.record is not None:
         record = dataclasses.replace(record, path=str(overrides.record))
+    profiles = config.profiles
+    if overrides.profiles is not None:
+        profiles = dataclasses.replace(profiles, path=str(overrides.profiles))
     return dataclasses.replace(
         config,
         policy=overrides.policy or config.policy,
@@ -113,6 +120,7 @@ def _settings(path: Path | None, urls: list[str], overrides: _Overrides) -> Serv
         workers=(*config.workers, *added),
         journal=journal,
         record=record,
+        profiles=profiles,
     )
 
 

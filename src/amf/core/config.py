@@ -11,9 +11,7 @@ class FabricConfig:
     pipeline_idle_s: float = 3_600.0  # a pipeline that says nothing for this long is over
     max_waiting_calls: int = 8_192  # per pool; more are refused
     max_scan_calls: int = 64  # waiting calls priced per event and pool
-    max_passed_calls: int = (
-        1_024  # waiting calls per event and pool that are looked at, or passed over for want of room
-    )
+    max_passed_calls: int = 1_024  # the same, with those that are passed over for want of room
     no_worker_wait_s: float = 5.0  # how long calls wait for a pool without workers before they are refused
     max_graphs: int = 1_000  # declared call graphs
     max_attempts: int = 3  # dispatches of one call before it fails
@@ -38,9 +36,7 @@ class FabricConfig:
     max_cold_prefills: int = 1  # per worker
     stretch_target: float = 3.0  # a pipeline without deadline is due at this multiple of its time without queues
     lapse_s: float = 1_200.0  # a call that waited this long has lapsed: now and then an idle context makes way for it
-    reserve_s: float = (
-        3_600.0  # the worker that a call which waited this long waits for takes nothing new until it fits
-    )
+    reserve_s: float = 3_600.0  # the worker of a call that waited this long takes nothing new until the call fits
     yield_share: float = 0.03  # how often: the share of a worker's seconds that lapsed cold prefills may take
     tier_margin: float = 0.8  # share of HBM and DRAM, where workers have a DRAM tier, that live contexts may fill
     tier_lapse_s: float = 1_800.0  # `lapse_s` where workers have a DRAM tier
@@ -53,6 +49,10 @@ class FabricConfig:
     # Beliefs before anything was observed.
     default_output_tokens: int = 256
     default_gap_s: float = 10.0  # tool or think time between two hops of a pipeline
+    min_evidence: int = 8  # observations from which a position, or its pool, is asked for a distribution
+    over_quantile: float = 0.99  # of the learned pauses: a pipeline that is idle for longer is probably over
+    over_floor_s: float = 60.0  # and for longer than this
+    over_evidence: int = 100  # observed pauses without which none is called over
 
     # The opponents' published defaults.
     affinity_load_factor: float = 1.25  # session-affinity: bounded load

@@ -91,11 +91,11 @@ class Fabric:
 
     def run_report(self, run_id: str) -> dict[str, object] | None:
         pipeline = self.book.pipelines.get(run_id)
-        return reports.of_pipeline(pipeline, self.book.now_s) if pipeline else self.book.closed.get(run_id)
+        return self.book.report(pipeline) if pipeline else self.book.closed.get(run_id)
 
     def run_reports(self, limit: int) -> list[dict[str, object]]:
         """Live pipelines first, most recently active first, then closed ones."""
-        live = [reports.of_pipeline(pipeline, self.book.now_s) for pipeline in reversed(self.book.pipelines.live())]
+        live = [self.book.report(pipeline) for pipeline in reversed(self.book.pipelines.live())]
         return (live + list(reversed(self.book.closed.values())))[:limit]
 
     def worker_reports(self) -> list[dict[str, object]]:
@@ -110,6 +110,9 @@ class Fabric:
 
     def has_worker(self, name: str) -> bool:
         return name in self.book.workers
+
+    def is_live(self, run_id: str) -> bool:
+        return self.book.pipelines.get(run_id) is not None
 
     def known_hops(self, run_id: str) -> Collection[str]:
         """Hops that a new call of this run may name as parents."""

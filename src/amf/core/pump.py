@@ -61,7 +61,7 @@ def _view(book: Book, pool: Pool) -> PoolView:
 
 
 def _ranked(book: Book, policies: Policies, pool: Pool, view: PoolView) -> list[CallState]:
-    """The first waiting calls with when they are due, most urgent first. A new call is first in the queue until it is looked
+    """The first waiting calls that may start, most urgent first. A new call is first in the queue until it is looked
     at, so that none is overlooked; all others are as urgent as when they were looked at last."""
     looked_at: list[CallState] = []
     config = book.config

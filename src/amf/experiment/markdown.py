@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from amf.experiment.run import Document
-from amf.experiment.tables import TextTable, gain_table, goal_table, row_table
+from amf.experiment.tables import gain_table, goal_table, row_table
+from amf.sim.text_table import TextTable
 
 
 def markdown(document: Document) -> str:
@@ -56,5 +57,5 @@ def _table(table: TextTable) -> Iterator[str]:
     yield from (_row(row) for row in table.rows)
 
 
-def _row(cells: tuple[str, ...]) -> str:
+def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -7,15 +7,16 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from amf.bench.charts import bars, lines
-from amf.bench.page_template import HEAD
+from amf.bench.page_template import HEAD, TABLE_STYLE, TEXT_TABLE
 from amf.experiment.goals import figure_of
 from amf.experiment.run import Document
 from amf.experiment.tables import figure_name, gain_table, goal_table, row_table
 
 _TEMPLATE = (
-    HEAD
-    + """th.text,td.text{text-align:left}
-.quick{font-weight:700;color:#a33}
+    TEXT_TABLE
+    + HEAD
+    + TABLE_STYLE
+    + """.quick{font-weight:700;color:#a33}
 </style></head><body>
 <h1>{{ title }}</h1>
 <p>{{ document.question }}</p>
@@ -23,13 +24,7 @@ _TEMPLATE = (
 {{ document.amf_version }}</p>
 {% if document.quick %}<p class="quick">Quick: small fleets, few seeds; says that it runs, not what is true.</p>
 {% endif %}{% for heading, table in tables %}{% if table.rows %}<h2>{{ heading }}</h2>
-<div class="scroll"><table>
-<thead><tr>{% for head in table.heads %}<th{% if loop.index <= table.texts %} class="text"{% endif %}>{{ head }}</th>
-{%- endfor %}</tr></thead>
-<tbody>
-{% for row in table.rows %}<tr>{% for cell in row %}
-<td{% if loop.index <= table.texts %} class="text"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div>
+{{ text_table(table) }}
 {% endif %}{% endfor %}<h2>Charts</h2>
 <div class="charts">{% for chart in charts %}<div>{{ chart }}</div>{% endfor %}</div>
 <h2>Notes</h2>

@@ -1,10 +1,12 @@
 """A study's document on the screen: rich tables on a terminal, aligned lines in a pipe."""
 
+from dataclasses import replace
+
 from rich.console import Console
-from rich.table import Table
 
 from amf.experiment.run import Document
-from amf.experiment.tables import TextTable, gain_table, goal_table, row_table
+from amf.experiment.tables import gain_table, goal_table, row_table
+from amf.sim.text_table import TextTable
 
 
 def show(document: Document, console: Console | None = None) -> None:
@@ -27,20 +29,9 @@ def show(document: Document, console: Console | None = None) -> None:
 
 
 def _table(title: str, table: TextTable, console: Console) -> None:
-    if not console.is_terminal:
-        rows = [tuple(head.replace(" ", "_") for head in table.heads), *table.rows]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(table.heads))]
-        console.out(f"\n{title}:", highlight=False)
-        for row in rows:
-            cells = [
-                cell.ljust(width) if column < table.texts else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            console.out("  ".join(cells).rstrip(), highlight=False)
+    if console.is_terminal:
+        console.print(replace(table, title=title).grid())
         return
-    grid = Table(title=title, header_style="bold", pad_edge=False)
-    for number, head in enumerate(table.heads):
-        grid.add_column(head, justify="left" if number < table.texts else "right")
-    for row in table.rows:
-        grid.add_row(*row)
-    console.print(grid)
+    console.out(f"\n{title}:", highlight=False)
+    for line in table.lines(one_word=True):
+        console.out(line, highlight=False)

@@ -1,24 +1,15 @@
 """A study's document as tables of text, for the terminal, the page and Markdown alike."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from amf.experiment.goals import figure_of
 from amf.experiment.run import Document
 from amf.sim.paired import FIGURES
+from amf.sim.text_table import TextTable
 
 _WORDS = {True: "yes", False: "NO", None: "unknown"}
 _SPREADS = {"jct_s": "JCT", "ttft_s": "TTFT", "stretch": "stretch"}
-
-
-@dataclass(frozen=True, slots=True)
-class TextTable:
-    """The first `texts` columns are words, the others numbers."""
-
-    heads: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    texts: int = 2
 
 
 def goal_table(document: Document) -> TextTable:

@@ -18,6 +18,7 @@ from amf.gateway.intake import Inbound
 from amf.gateway.metrics import CONTENT_TYPE, Metrics
 from amf.gateway.pools import Pools
 from amf.gateway.problem import Problem
+from amf.gateway.promises import Promises
 
 log = logging.getLogger("amf.app")
 
@@ -41,6 +42,7 @@ class Surface:
     pools: Pools
     fleet: Fleet
     metrics: Metrics
+    promises: Promises
     clock: Clock
     keys: Keys
 
@@ -85,6 +87,7 @@ class Surface:
         return web.json_response({"ready": up > 0, "workers_up": up}, status=200 if up else 503)
 
     async def _render_metrics(self, request: web.Request) -> web.Response:
+        self.promises.sweep()
         return web.Response(body=self.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     def _guard(self, max_body_bytes: int) -> Middleware:

@@ -32,7 +32,7 @@ class Keys:
         found = None
         for digest, trusted in self._known:
             if hmac.compare_digest(digest, sent):
-                found = Caller(digest.hex()[:12], trusted)
+                found = Caller(_tenant(digest), trusted)
         if found is None:
             message = "The API key is missing or unknown: send `Authorization: Bearer KEY` or `x-api-key: KEY`."
             raise Problem(401, "invalid_api_key", message, "authentication_error", retry=False)
@@ -47,3 +47,12 @@ class Keys:
 
 def _digest(key: str) -> bytes:
     return sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def tenant_of(key: str) -> str:
+    """The name under which calls with this key are known."""
+    return _tenant(_digest(key))
+
+
+def _tenant(digest: bytes) -> str:
+    return digest.hex()[:12]

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -36,7 +36,7 @@ from amf.gateway.explain import Explained
 from amf.gateway.journal import JournalWriter
 from amf.gateway.metrics import Metrics
 from amf.gateway.problem import Problem
-from amf.gateway.record import Ended, Recorder
+from amf.gateway.record import Ended
 from amf.gateway.ticket import Ticket
 
 log = logging.getLogger("amf.driver")
@@ -60,15 +60,16 @@ class Driver:
         metrics: Metrics,
         explained: Explained,
         journal: JournalWriter | None = None,
-        recorder: Recorder | None = None,
+        listeners: Sequence[Callable[[Ended], None]] = (),
     ) -> None:
+        """`listeners` hear of every call that has ended."""
         self.clock = clock
         self.in_flight: Counter[str] = Counter()  # running attempts by worker
         self._fabric = fabric
         self._metrics = metrics
         self._explained = explained
         self._journal = journal
-        self._recorder = recorder
+        self._listeners = listeners
         self._tickets: dict[str, Ticket] = {}
         self._open_calls: Counter[str] = Counter()  # by run
         self._closing: set[str] = set()  # runs to close when their last open call ends
@@ -111,7 +112,7 @@ class Driver:
             raise
         finally:
             del self._tickets[call.call_id]
-            self._record(ticket, given_up)
+            self._tell(ticket, given_up)
             self._leave(call.run_id)
 
     @contextmanager
@@ -185,10 +186,8 @@ class Driver:
             self._wake[1].cancel()
             self._wake = None
 
-    def _record(self, ticket: Ticket, given_up: bool) -> None:
+    def _tell(self, ticket: Ticket, given_up: bool) -> None:
         """`given_up`: the client went away."""
-        if self._recorder is None:
-            return
         if ticket.answered_s is not None:
             outcome = "ok"
         elif given_up or ticket.problem is not None:
@@ -207,7 +206,8 @@ class Driver:
             cached_tokens=cached_tokens,
             worker=ticket.worker,
         )
-        self._recorder.ended(ended)
+        for listener in self._listeners:
+            listener(ended)
 
     def _leave(self, run_id: str) -> None:
         self._open_calls[run_id] -= 1

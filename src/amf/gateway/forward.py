@@ -8,7 +8,8 @@ event: the client is told, never left hanging.
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -72,14 +73,33 @@ class Forwarder:
         started_s = time.perf_counter()
         accepted = await self._intake.accept(inbound, raw)
         try:
-            with self._driver.call(accepted.call, self._limits.wait_s) as ticket:
+            with (
+                self._driver.call(accepted.call, self._limits.wait_s) as ticket,
+                self._within_timeout(accepted, ticket),
+            ):
                 exchange = _Exchange(request, accepted, ticket, started_s)
                 return await self._run(exchange)
         except Problem as problem:
-            return problem.response(_identity_headers(accepted))
+            return problem.response(self._told(accepted))
         except ConnectionError:  # the client went away in the middle of a write
             self._metrics.disconnects.inc()
             return web.Response(status=499)
+
+    @contextmanager
+    def _within_timeout(self, accepted: Accepted, ticket: Ticket) -> Iterator[None]:
+        """Ends the call if its answer has not begun when the request's own timeout is over."""
+        slo, clock = accepted.slo, self._driver.clock
+        if slo.timeout_at_s is None:
+            yield
+            return
+        message = f"The {slo.timeout_source} of this request passed before an answer began."
+        left_s = clock.real_s(slo.timeout_at_s - clock.now_s())
+        problem = refusal("deadline_exceeded", message)
+        timer = asyncio.get_running_loop().call_later(max(0.0, left_s), ticket.overdue, problem)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     async def _receive(self, request: web.Request) -> bytes:
         """The rest of a body that is still on its way. Raises Problem (408) if it takes too long."""
@@ -100,8 +120,12 @@ class Forwarder:
                 after_s = None if order.retry_after_s is None else self._driver.clock.real_s(order.retry_after_s)
                 ticket.ended = True
                 code = "overloaded" if exchange.busy and order.code == "upstream_failed" else order.code
-                return refusal(code, order.message, after_s).response(_identity_headers(exchange.accepted))
+                return refusal(code, order.message, after_s).response(self._told(exchange.accepted))
             exchange.dispatch = order
+            if order.slack_s is not None:
+                accepted = exchange.accepted
+                slack_s = self._driver.clock.real_s(order.slack_s)
+                self._metrics.slo.sent(accepted.slo.graph, accepted.call.hop, slack_s)
             if exchange.overhead_s is None:
                 exchange.overhead_s = time.perf_counter() - exchange.started_s - ticket.waited_s
                 self._metrics.overhead_s.observe(exchange.overhead_s)
@@ -264,7 +288,7 @@ class Forwarder:
         order, ticket, clock = exchange.dispatch, exchange.ticket, self._driver.clock
         assert order is not None
         headers = {k: v for k, v in upstream.headers.items() if k.lower() not in _NOT_RETURNED and v.isprintable()}
-        headers.update(_identity_headers(exchange.accepted))
+        headers.update(self._told(exchange.accepted))
         headers["x-amf-worker"] = order.worker
         headers["x-amf-warm-tokens"] = str(order.hit_tokens)
         if order.budget_s is not None:
@@ -275,21 +299,27 @@ class Forwarder:
         headers["x-amf-overhead-ms"] = f"{1000 * (exchange.overhead_s or 0.0):.3f}"
         return headers
 
+    def _told(self, accepted: Accepted) -> dict[str, str]:
+        """What every answer to an accepted call says, refusals too."""
+        call, slo, clock = accepted.call, accepted.slo, self._driver.clock
+        headers = {
+            "x-request-id": call.call_id,
+            "x-amf-run-id": accepted.public_run_id,
+            "x-amf-hop-id": accepted.hop_id,
+            "x-amf-identity-source": call.identity,
+            "x-amf-slo-class": call.slo_class.value,
+        }
+        if slo.deadline_s is not None:
+            headers["x-amf-deadline-source"] = slo.source
+            headers["x-amf-remaining-ms"] = f"{1000 * clock.real_s(slo.deadline_s - clock.now_s()):.1f}"
+        return headers
+
 
 def _problem_of(refused: Refuse | None, reason: str) -> Problem:
     """Why an answer broke off that the fabric took back."""
     if refused is not None:
         return refusal(refused.code, refused.message)
     return refusal("branch_cancelled", f"The call was stopped: {reason}.")
-
-
-def _identity_headers(accepted: Accepted) -> dict[str, str]:
-    return {
-        "x-request-id": accepted.call.call_id,
-        "x-amf-run-id": accepted.public_run_id,
-        "x-amf-hop-id": accepted.hop_id,
-        "x-amf-identity-source": accepted.call.identity,
-    }
 
 
 def _is_sse(upstream: Upstream) -> bool:

@@ -5,7 +5,6 @@ headers of coding agents and gateways > API-native fields > `traceparent`. What 
 pure: nothing is remembered here, so a request that is turned away leaves no trace.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,15 +12,15 @@ from typing import Any
 
 import msgspec
 
-from amf.core.types import SloClass
 from amf.gateway.body import Amf, Body
-from amf.gateway.problem import Problem, bad_request
+from amf.gateway.problem import bad_request
+from amf.gateway.slo import NO_WISHES, SLO_HEADERS, Wishes, read_wishes
 from amf.gateway.tracecontext import baggage, trace_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What the request says of itself. `run_id` "" means: derive it. `deadline_ms` is real, relative to its arrival."""
+    """What the request says of itself. `run_id` "" means: derive it."""
 
     source: str
     run_id: str = ""
@@ -32,8 +31,7 @@ class Identity:
     hop: str = ""
     parents: tuple[str, ...] = ()
     branch: str = ""
-    deadline_ms: float | None = None
-    slo_class: SloClass = SloClass.INTERACTIVE
+    wishes: Wishes = NO_WISHES
     final: bool = False
 
 
@@ -73,25 +71,17 @@ _BAGGAGE = {
     "parents": ("amf.parents", "amf.hop.parents"),
     "branch": ("amf.branch",),
 }
-_GRPC_UNIT_MS = {"H": 3_600_000.0, "M": 60_000.0, "S": 1000.0, "m": 1.0, "u": 1e-3, "n": 1e-6}
-_GRPC_TIMEOUT = re.compile(r"^(\d{1,8})([HMSmun])$")
-_TIMEOUT_ALIASES_MS = (
-    ("x-envoy-expected-rq-timeout-ms", 1.0),
-    ("x-litellm-timeout", 1000.0),
-    ("x-tfy-request-timeout", 1.0),
-)
 _READ_HEADERS = frozenset(
     [key for _, key in _EXPLICIT_HEADERS]
     + [name for _, names, parents in _HARNESS for name in (*names, *parents)]
-    + [name for name, _ in _TIMEOUT_ALIASES_MS]
-    + ["grpc-timeout", "baggage", "traceparent", "x-dynamo-session-final"]
+    + [*SLO_HEADERS, "baggage", "traceparent", "x-dynamo-session-final"]
 )
 _MAX_ID_CHARS = 256
 _CLAUDE_SESSION = re.compile(r"session_([0-9a-fA-F-]{8,})$")
 
 
 def read_identity(headers: Mapping[str, str], body: Body) -> Identity:
-    """Raises Problem (400) on contradictory or malformed identity, (504) on a deadline that has already passed."""
+    """Raises Problem (400) on contradictory or malformed identity or times, (504) on a timeout that has already passed."""
     headers = _read(headers)
     if not (headers or body.amf or body.metadata):  # the common case, made quick
         native = _native_session(body) or _NOBODY
@@ -99,7 +89,7 @@ def read_identity(headers: Mapping[str, str], body: Body) -> Identity:
             source=native.source,
             run_id=native.run_id,
             session_id=native.session_id,
-            slo_class=_slo_class(None, body.service_tier),
+            wishes=NO_WISHES if body.service_tier is None else read_wishes({}, {}, body.service_tier),
         )
     said = _explicit(headers, body)
     bag = baggage(headers["baggage"]) if "baggage" in headers else {}
@@ -122,8 +112,7 @@ def read_identity(headers: Mapping[str, str], body: Body) -> Identity:
         hop=hop,
         parents=parents,
         branch=_branch(said.get("branch") or hinted.get("branch") or ""),
-        deadline_ms=_deadline_ms(said.get("deadline_ms"), headers),
-        slo_class=_slo_class(said.get("slo_class"), body.service_tier),
+        wishes=read_wishes(said, headers, body.service_tier),
         final=_flag(said.get("final")) or session.final,
     )
 
@@ -273,63 +262,6 @@ def _branch(value: str) -> str:
             param="x-amf-branch",
         )
     return value
-
-
-def _deadline_ms(said: str | None, headers: Mapping[str, str]) -> float | None:
-    if said is not None:
-        try:
-            value = float(said)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and value > 0):
-            raise bad_request(
-                f"`x-amf-deadline-ms` is `{said}`: send the milliseconds that remain, a number above 0.",
-                code="invalid_deadline",
-                param="x-amf-deadline-ms",
-            )
-        return value
-    value_ms = _timeout_alias_ms(headers)
-    if value_ms is not None and value_ms <= 0:
-        raise expired()
-    return value_ms
-
-
-def _timeout_alias_ms(headers: Mapping[str, str]) -> float | None:
-    if not headers:
-        return None
-    match = _GRPC_TIMEOUT.match(headers.get("grpc-timeout", ""))
-    if match:
-        return int(match.group(1)) * _GRPC_UNIT_MS[match.group(2)]
-    for name, unit_ms in _TIMEOUT_ALIASES_MS:
-        try:
-            value = float(headers[name]) * unit_ms
-        except (KeyError, ValueError):
-            continue
-        if math.isfinite(value):
-            return value
-    return None
-
-
-def expired() -> Problem:
-    return Problem(
-        504,
-        "deadline_exceeded",
-        "The deadline has passed: the call was not started.",
-        type="timeout_error",
-        retry=False,
-    )
-
-
-def _slo_class(said: str | None, service_tier: Any) -> SloClass:
-    if said is None:
-        return SloClass.THROUGHPUT if service_tier == "flex" else SloClass.INTERACTIVE
-    try:
-        return SloClass(said.lower())
-    except ValueError:
-        known = ", ".join(sorted(SloClass))
-        raise bad_request(
-            f"`x-amf-slo-class` is `{said}`: use one of {known}.", code="invalid_slo_class", param="x-amf-slo-class"
-        ) from None
 
 
 def _flag(value: str | None) -> bool:

@@ -10,10 +10,11 @@ from amf.gateway.body import Body, outgoing, parse_body
 from amf.gateway.clock import Clock
 from amf.gateway.derive import DerivedRuns, Trail, trail
 from amf.gateway.graphs import Graphs
-from amf.gateway.identity import Identity, expired, read_identity
+from amf.gateway.identity import Identity, read_identity
 from amf.gateway.pools import Pool, Pools
 from amf.gateway.prefixes import TextChain, chain_messages, chain_text, token_prefix
 from amf.gateway.problem import bad_request
+from amf.gateway.promises import CallSlo, Promises
 from amf.gateway.runs import RunBook
 
 
@@ -39,6 +40,7 @@ class Accepted:
     session_id: str
     hop_id: str
     pool: Pool
+    slo: CallSlo
     prompt_bytes: int = 0
 
     @property
@@ -65,12 +67,14 @@ class Intake:
         clock: Clock,
         derived: DerivedRuns,
         known_hops: Callable[[str], Collection[str]],
+        promises: Promises,
     ) -> None:
         self._pools = pools
         self._graphs = graphs
         self._clock = clock
         self._derived = derived
         self._known_hops = known_hops
+        self._promises = promises
         self._book = RunBook()
 
     async def accept(self, inbound: Inbound, raw: bytes) -> Accepted:
@@ -89,32 +93,34 @@ class Intake:
         else:
             prefix, prompt_bytes = _prefix(body, chain, pool, salt)
         where = trail(body.messages or [], chain.boundaries, inbound.tenant, retried=_retried(inbound.headers))
-        call = self._call(inbound, body, identity, prefix, where, pool)
+        call, slo = self._call(inbound, body, identity, prefix, where, pool)
         session = scoped_run_id(identity.session_id, inbound.tenant) if identity.session_id else ""
         hop_id = self._book.note(call.run_id, call.hop, session)
         if identity.names_graph:
             self._book.follow(call.run_id, identity.graph)
         self._derived.note(where, call.run_id, self._clock.real_s(inbound.arrived_s))
-        return Accepted(
+        accepted = Accepted(
             call=call,
             body=outgoing(raw, body, trusted=inbound.trusted),
             stream=bool(body.stream),
             session_id=identity.session_id or public_run_id(call.run_id, inbound.tenant),
             hop_id=hop_id,
             pool=pool,
+            slo=slo,
             prompt_bytes=prompt_bytes,
         )
+        self._promises.note(call, slo, inbound.arrived_s)
+        return accepted
 
-    def _call(self, inbound: Inbound, body: Body, identity: Identity, prefix: Prefix, where: Trail, pool: Pool) -> Call:
+    def _call(
+        self, inbound: Inbound, body: Body, identity: Identity, prefix: Prefix, where: Trail, pool: Pool
+    ) -> tuple[Call, CallSlo]:
         run_id = self._run_id(inbound, identity, where)
         self._check_parents(run_id, identity)
         self._check_graph(run_id, identity)
-        deadline_s = None
-        if identity.deadline_ms is not None:
-            deadline_s = inbound.arrived_s + self._clock.modelled_s(identity.deadline_ms / 1000)
-            if deadline_s <= self._clock.now_s():
-                raise expired()
-        return Call(
+        whole_run = identity.final or (identity.source == "derived" and not body.messages)
+        slo = self._promises.resolve(run_id, inbound.tenant, identity, inbound.arrived_s, whole_run)
+        call = Call(
             call_id=f"req-{token_hex(10)}",
             run_id=run_id,
             pool=pool.name,
@@ -125,13 +131,14 @@ class Intake:
             hop=identity.hop,
             parents=identity.parents,
             branch=identity.branch,
-            deadline_s=deadline_s,
-            slo_class=identity.slo_class,
+            deadline_s=slo.brings_s,
+            slo_class=slo.slo_class,
             tenant=inbound.tenant,
             identity=identity.source,
             final=identity.final,
             streams=bool(body.stream),
         )
+        return call, slo
 
     def _run_id(self, inbound: Inbound, identity: Identity, where: Trail) -> str:
         if identity.parent_session_id:

@@ -1,4 +1,5 @@
-"""The journal on disk: one JSON line for the header, then one for each event with the decisions it led to.
+"""The journal on disk: one JSON line for the header, then one for each event with the decisions it led to. What the fabric
+had learned before it began stands in the header, since its decisions follow from that as well.
 
 If the disk cannot keep up with `max_buffer_bytes`, writing waits: a journal with holes would be worth nothing.
 """
@@ -14,6 +15,7 @@ from amf.core.config import FabricConfig
 from amf.core.decisions import Decision
 from amf.core.events import Event
 from amf.core.journal import decision_to_dict, event_to_dict
+from amf.core.state.profiles import Profiles
 from amf.gateway.lines import LineWriter
 
 FORMAT = 1
@@ -31,6 +33,7 @@ class JournalWriter:
         *,
         flush_interval_s: float = 0.5,
         max_buffer_bytes: int = 8 * 1024 * 1024,
+        profiles: Profiles | None = None,
     ) -> None:
         self.lines = LineWriter[bytes](
             path.open("wb"),
@@ -39,9 +42,8 @@ class JournalWriter:
             flush_interval_s=flush_interval_s,
             max_buffer_bytes=max_buffer_bytes,
         )
-        self._append(
-            {"journal": FORMAT, "version": __version__, "policy": policy, "config": dataclasses.asdict(config)}
-        )
+        header = {"journal": FORMAT, "version": __version__, "policy": policy, "config": dataclasses.asdict(config)}
+        self._append(header if profiles is None else {**header, "profiles": list(profiles.records())})
         self.lines.hand_over()
 
     def write(self, event: Event, decisions: list[Decision], error: str = "") -> None:

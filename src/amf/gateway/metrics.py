@@ -4,6 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from amf.core.decisions import Cancel, Decision, Dispatch, Hold, Refuse
 from amf.core.events import Event
+from amf.gateway.slo_metrics import SloMetrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _MICRO = (10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 50e-3)
@@ -26,9 +27,11 @@ class _Counters:
 
 
 class Metrics:
-    def __init__(self) -> None:
+    def __init__(self, max_positions: int = 200) -> None:
+        """`max_positions`: how many pairs of graph and hop get series of their own."""
         self.registry = CollectorRegistry()
         r = self.registry
+        self.slo = SloMetrics(r, max_positions)
         self.requests = _Counters("amf_requests", "Requests answered", ["route", "status"], r)
         self.dispatched = _Counters("amf_dispatched_calls", "Attempts sent", ["worker"], r)
         self.retries = Counter("amf_retries", "Attempts after a call's first", registry=r)

@@ -10,6 +10,7 @@ from amf.core.config import FabricConfig
 from amf.core.fabric import Fabric
 from amf.core.journal import decision_to_dict, event_from_dict
 from amf.core.policy.bundles import policies_named
+from amf.core.state.profiles import Profiles
 from amf.gateway.journal import FORMAT
 
 _MAX_DIFFERENCES = 100
@@ -60,9 +61,16 @@ def _fabric_of(header: Any, path: Path) -> Fabric:
     if not isinstance(header, dict) or header.get("journal") != FORMAT:
         raise ValueError(f"{path} is no journal of format {FORMAT}")
     try:
-        return Fabric(FabricConfig(**header["config"]), policies_named(header["policy"]))
+        config = FabricConfig(**header["config"])
+        policies = policies_named(header["policy"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} was written by amf {header.get('version')}, whose configuration differs") from error
+    try:
+        return Fabric(
+            config, policies, Profiles.from_records(header["profiles"], config) if "profiles" in header else None
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: what its fabric had learned before cannot be read: {error}") from error
 
 
 def _decide(fabric: Fabric, event: dict[str, Any]) -> Any:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from aiohttp import web
 from amf.config import ConfigError, ServeConfig
 from amf.core.fabric import Fabric
 from amf.core.policy.bundles import live_policies_named
+from amf.core.state.profiles import Profiles
 from amf.gateway.app import Surface
 from amf.gateway.auth import Keys
 from amf.gateway.clock import Clock
@@ -27,11 +28,13 @@ from amf.gateway.forward import Forwarder, ForwardLimits
 from amf.gateway.graphs import Graphs
 from amf.gateway.intake import Intake
 from amf.gateway.journal import JournalWriter
+from amf.gateway.learned import ProfileKeeper, load_profiles
 from amf.gateway.lines import LineWriter
 from amf.gateway.logs import HTTP_LOGGER
 from amf.gateway.metrics import Metrics
 from amf.gateway.pools import Pools
 from amf.gateway.problem import Problem
+from amf.gateway.promises import Promises
 from amf.gateway.record import Recorder
 
 _LAST_WORDS_S = 1.0  # after the grace, to tell clients that their calls are over
@@ -54,24 +57,30 @@ class Gateway:
 async def running_gateway(config: ServeConfig, fabric: Any = None) -> AsyncIterator[Gateway]:
     """Serve until the context is left: then accept nothing new, let what runs finish for `shutdown_grace_s`, and close.
 
-    Port 0 takes any free port. `fabric` stands in for the real one in tests. Raises OSError if the port, the journal or the
-    recording cannot be opened, ValueError for an unknown policy, unusable workers or an unusable tokenizer.
+    Port 0 takes any free port. `fabric` stands in for the real one in tests. Raises OSError if the port, the journal, the
+    recording or the file of profiles cannot be opened, ValueError for an unknown policy, damaged profiles, unusable workers
+    or an unusable tokenizer.
     """
     limits, server = config.limits, config.server
     policies = live_policies_named(config.policy)
-    fabric = fabric or Fabric(config.fabric, policies)
-    clock, metrics, pools, graphs = Clock(server.time_scale), Metrics(), Pools(), Graphs()
+    profiles = load_profiles(Path(config.profiles.path), config.fabric) if config.profiles.path is not None else None
+    fabric = fabric or Fabric(config.fabric, policies, profiles)
+    clock, metrics = Clock(server.time_scale), Metrics(config.slo.max_positions)
+    pools, graphs = Pools(), Graphs()
+    promises = Promises(config.slo, clock, metrics.slo, fabric.is_live, config.fabric.max_live_pipelines)
     explained = Explained(limits.explain_entries)
     async with AsyncExitStack() as stack:
-        journal, recorder = _open_journal(config, stack), _open_recorder(config, stack)
-        driver = Driver(fabric, clock, metrics, explained, journal, recorder)
+        if profiles is not None:
+            _keep_profiles(config, profiles, stack)
+        journal, recorder = _open_journal(config, profiles, stack), _open_recorder(config, stack)
+        listeners = [promises.ended] if recorder is None else [promises.ended, recorder.ended]
+        driver = Driver(fabric, clock, metrics, explained, journal, listeners)
         stack.callback(driver.stop)
         fleet = await stack.enter_async_context(Fleet(driver, pools, metrics, limits))
         for name, pool in config.pools.items():
             pools.set_encoder(name, encoder_for(pool.tokenizer, name, fleet))
-        intake = Intake(
-            pools, graphs, clock, DerivedRuns(limits.derived_runs, limits.derived_idle_s), fabric.known_hops
-        )
+        derived = DerivedRuns(limits.derived_runs, limits.derived_idle_s)
+        intake = Intake(pools, graphs, clock, derived, fabric.known_hops, promises)
         forward_limits = ForwardLimits(
             wait_s=limits.wait_s, upload_s=limits.upload_s, max_buffered_bytes=limits.max_buffered_bytes
         )
@@ -83,6 +92,7 @@ async def running_gateway(config: ServeConfig, fabric: Any = None) -> AsyncItera
             pools=pools,
             fleet=fleet,
             metrics=metrics,
+            promises=promises,
             clock=clock,
             keys=keys,
         )
@@ -95,13 +105,22 @@ async def running_gateway(config: ServeConfig, fabric: Any = None) -> AsyncItera
         yield Gateway(f"http://{host}:{port}", config, fabric, driver, fleet, metrics)
 
 
-def _open_journal(config: ServeConfig, stack: AsyncExitStack) -> JournalWriter | None:
+def _keep_profiles(config: ServeConfig, profiles: Profiles, stack: AsyncExitStack) -> None:
+    """Save now and then; on leaving `stack`, once more."""
+    assert config.profiles.path is not None
+    keeper = ProfileKeeper(Path(config.profiles.path), profiles, config.profiles.save_interval_s)
+    stack.callback(keeper.close)
+    _in_background(keeper.save_forever(), stack)
+
+
+def _open_journal(config: ServeConfig, profiles: Profiles | None, stack: AsyncExitStack) -> JournalWriter | None:
     if config.journal.path is None:
         return None
     writer = JournalWriter(
         Path(config.journal.path),
         config.fabric,
         config.policy,
+        profiles=profiles,
         flush_interval_s=config.journal.flush_interval_s,
         max_buffer_bytes=config.journal.max_buffer_bytes,
     )
@@ -125,12 +144,17 @@ def _open_recorder(config: ServeConfig, stack: AsyncExitStack) -> Recorder | Non
 def _keep_writing(lines: LineWriter[Any], stack: AsyncExitStack) -> None:
     """Flush now and then; on leaving `stack`, write the rest and close."""
     stack.callback(lines.close)
-    flushing = asyncio.create_task(lines.flush_forever())
+    _in_background(lines.flush_forever(), stack)
+
+
+def _in_background(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:
+    """Until `stack` is left."""
+    task = asyncio.create_task(work)
 
     async def stop() -> None:
-        flushing.cancel()
+        task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await flushing
+            await task
 
     stack.push_async_callback(stop)
 

@@ -82,6 +82,11 @@ class Ticket:
         if self._in_attempt:
             self._interrupt(problem.message)
 
+    def overdue(self, problem: Problem) -> None:
+        """The client waits no longer: end the call unless its answer has begun."""
+        if self.first_s is None and not self.ended:
+            self.end(problem)
+
     def abort(self, attempt: int, reason: str) -> None:
         """Take back `attempt` if it is the one that runs."""
         if self._in_attempt and attempt == self.attempt:

@@ -5,14 +5,18 @@ The factor belongs to (kind of prediction, run, hop), so asking again gives the 
 seed; hops without a name are told apart by their call. The kinds, each with factors of its own: output tokens; service
 seconds; seconds of the path after a call; and returns (how long a context is protected and its pipeline expected back).
 
-Means of a whole pool, and of a position in a graph over all runs, have no error of one run in them and are passed on.
+What is said of a whole pool, or of a position in a graph over all runs, has no error of one run in it and is passed on.
 """
 
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from math import exp
 from random import Random
+from typing import Any
 
+from amf.core.state.prediction import Place, Prediction, Quantity
 from amf.core.state.profiles import Profiles
+from amf.core.state.transitions import Edge, Trail
 from amf.core.types import Call
 
 
@@ -30,14 +34,38 @@ class Misled(Profiles):
         self._sigma = sigma
         self._seed = seed
 
-    def observe_call(self, call: Call, output_tokens: int, service_s: float) -> None:
-        self._inner.observe_call(call, output_tokens, service_s)
+    def observe_call(self, call: Call, output_tokens: int, service_s: float, growth_tokens: int | None = None) -> None:
+        self._inner.observe_call(call, output_tokens, service_s, growth_tokens)
 
     def observe_return(self, pool: str, returned: bool) -> None:
         self._inner.observe_return(pool, returned)
 
     def observe_gap(self, call: Call, gap_s: float) -> None:
         self._inner.observe_gap(call, gap_s)
+
+    def observe_gap_after(self, place: Place, gap_s: float) -> None:
+        self._inner.observe_gap_after(place, gap_s)
+
+    def observe_end(self, graph: str, trail: Trail, hops: Mapping[str, int], edges: Iterable[Edge]) -> None:
+        self._inner.observe_end(graph, trail, hops, edges)
+
+    def predict(self, quantity: Quantity, place: Place, declared: float = 0.0) -> Prediction:
+        return self._inner.predict(quantity, place, declared)
+
+    def branch_odds(self, graph: str, parent: str, hop: str, declared: float = 1.0) -> Prediction:
+        return self._inner.branch_odds(graph, parent, hop, declared)
+
+    def reach_odds(self, graph: str, hop: str, declared: float = 1.0) -> Prediction:
+        return self._inner.reach_odds(graph, hop, declared)
+
+    def hop_calls(self, graph: str, hop: str, declared: float = 1.0) -> Prediction:
+        return self._inner.hop_calls(graph, hop, declared)
+
+    def probably_over(self, place: Place, idle_s: float) -> bool:
+        return self._inner.probably_over(place, idle_s)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        return self._inner.records()
 
     def expected_output_tokens(self, call: Call) -> float:
         """Not cut at the call's limit, which in a simulation is its true length: the error would only ever be downwards."""

@@ -62,8 +62,8 @@ class Oracle(Profiles):
         self._truths = {plan.pipeline_id: _Truth(plan, calls_alone_s(plan, profiles)) for plan in workload.pipelines}
         self._dilations = {pool: Mean(1.0) for pool in profiles}
 
-    def observe_call(self, call: Call, output_tokens: int, service_s: float) -> None:
-        super().observe_call(call, output_tokens, service_s)
+    def observe_call(self, call: Call, output_tokens: int, service_s: float, growth_tokens: int | None = None) -> None:
+        super().observe_call(call, output_tokens, service_s, growth_tokens)
         truth, index = self._found(call)
         if truth.alone_s[index] > 0.0:
             self._dilations[call.pool].observe(service_s / truth.alone_s[index])

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from amf.sim.report import Report, cost_per_pipeline
+from amf.sim.text_table import TextTable
 
 COLUMNS = (
     "policy", "workload", "pipelines", "JCT p50 s", "p99 s", "SLO met", "TTFT p50 s", "p99 s", "hit of ideal",
@@ -14,19 +15,19 @@ COLUMNS = (
 
 def table(reports: Sequence[Report]) -> Table:
     """One row per report, in the order given."""
-    grid = Table(header_style="bold", pad_edge=False)
-    for number, name in enumerate(COLUMNS):
-        grid.add_column(name, justify="left" if number < 2 else "right", no_wrap=number < 2)
-    for report in reports:
-        grid.add_row(*cells(report))
+    grid = _table(reports).grid()
+    for column in grid.columns[:2]:
+        column.no_wrap = True
     return grid
 
 
 def plain_lines(reports: Sequence[Report]) -> list[str]:
     """The same columns, aligned with spaces, the header first."""
-    rows = [tuple(name.replace(" ", "_") for name in COLUMNS), *(cells(report) for report in reports)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    return ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
+    return _table(reports).lines(one_word=True)
+
+
+def _table(reports: Sequence[Report]) -> TextTable:
+    return TextTable(COLUMNS, [cells(report) for report in reports])
 
 
 def cells(report: Report) -> tuple[str, ...]:
@@ -47,11 +48,6 @@ def cells(report: Report) -> tuple[str, ...]:
         str(report["refused"]),
         str(report["failed"]),
     )
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    pairs = zip(row, widths, strict=True)
-    return [cell.ljust(width) if column < 2 else cell.rjust(width) for column, (cell, width) in enumerate(pairs)]
 
 
 def _seconds(value: float | None) -> str:

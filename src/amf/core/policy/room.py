@@ -39,7 +39,7 @@ def may_start(state: CallState, view: PoolView) -> bool:
         tokens = max(tokens, room.lapsed_tokens)
     lane = view.lanes.get(state.call.run_id, state.call.pool)
     if lane is not None:  # a context is not in the way of its own pipeline
-        tokens += lane.counted_waiting_tokens
+        tokens += lane.claimed_tokens
     return state.footprint_tokens <= tokens or state.call.prompt_tokens >= room.least_kv_tokens
 
 

@@ -21,6 +21,7 @@ from amf.core.state.workers import Flight, WorkerState
 from amf.core.types import Call, Prefix, Worker
 
 _OUTCOMES = ("finished", "failed", "refused", "cancelled")
+_CUT_SHORT = ("cancelled", "expired")  # ways to end from which nothing is learned about how pipelines end
 
 
 class Book:
@@ -77,8 +78,13 @@ class Book:
         pipeline.pools[call.pool] = None
         if pipeline.last_finish_s is not None and not pipeline.live:
             gap_s = self.now_s - pipeline.last_finish_s
+<<<<<<< HEAD
             pipeline.idle_s += gap_s
             self.profiles.observe_gap(call, gap_s)
+=======
+            self.profiles.observe_gap(call, gap_s)
+            self.profiles.observe_gap_after(pipeline.last_place, gap_s)
+>>>>>>> main
         state = CallState(call, self.now_s, pipeline.calls)
         state.expected_output_tokens = self.profiles.expected_output_tokens(call)
         pipeline.calls += 1
@@ -92,7 +98,7 @@ class Book:
         state.latest_start_s = -inf  # first in the queue until it is looked at
         state.served_path_s, state.alone_path_s = pipeline.served_path_s, pipeline.alone_path_s
         pool.wait(state)
-        self._await_in_lane(state, pool)
+        self._await_in_lane(pipeline, state, pool)
         return state
 
     def send(self, state: CallState, worker: WorkerState, hit_tokens: int) -> Flight:
@@ -158,10 +164,13 @@ class Book:
         if len(pipeline.hops) > self.config.max_hops_per_pipeline:
             del pipeline.hops[next(iter(pipeline.hops))]
         pipeline.last_finish_s = self.now_s
+        pipeline.last_place = place = (call.graph, call.hop, call.pool)
+        pipeline.trail.add(place)
+        pipeline.contexts[call.pool] = call.prompt_tokens + event.output_tokens
         pipeline.attain(call.pool, event.prompt_tokens + 2 * event.output_tokens, self.now_s)
         service_s = self.now_s - state.dispatched_s
         pipeline.served_path_s = max(pipeline.served_path_s, state.served_path_s + service_s)
-        self.profiles.observe_call(call, event.output_tokens, service_s)
+        self.profiles.observe_call(call, event.output_tokens, service_s, state.growth_tokens)
         landed = self.land(state)
         if landed is None:
             return pipeline, None
@@ -197,9 +206,10 @@ class Book:
         """A running call without a first byte waits again, for another worker."""
         state.excluded = (*state.excluded, state.worker)
         state.status, state.worker = CallStatus.WAITING, ""
-        pool = self.pools[state.call.pool]
+        pool, pipeline = self.pools[state.call.pool], self.pipelines.get(state.call.run_id)
+        assert pipeline is not None
         pool.wait(state)
-        self._await_in_lane(state, pool)
+        self._await_in_lane(pipeline, state, pool)
         self.counts["retried"] += 1
 
     def stop(self, state: CallState, outcome: str) -> Pipeline:
@@ -231,13 +241,25 @@ class Book:
     def close(self, run_id: str, why: str) -> None:
         """The pipeline is over: only its summary is kept."""
         pipeline = self.pipelines.close(run_id)
+        if why not in _CUT_SHORT:
+            self.profiles.observe_end(pipeline.graph_name, pipeline.trail, pipeline.hops, pipeline.edges)
         self.lanes.close(run_id, tuple(pipeline.pools))
         self.expiries.drop(run_id)
         self.closed.pop(run_id, None)
-        self.closed[run_id] = {**reports.of_pipeline(pipeline, self.now_s), "status": why}
+        self.closed[run_id] = {**reports.of_pipeline(pipeline, self.now_s), "status": why, "probably_over": True}
         self.counts["closed"] += 1
         if len(self.closed) > self.config.max_closed_pipelines:
             del self.closed[next(iter(self.closed))]
+
+    def report(self, pipeline: Pipeline) -> dict[str, object]:
+        """Of a live pipeline."""
+        return {**reports.of_pipeline(pipeline, self.now_s), "probably_over": self.probably_over(pipeline)}
+
+    def probably_over(self, pipeline: Pipeline) -> bool:
+        """Whether it has most likely ended without saying so (`Profiles.probably_over`)."""
+        if pipeline.live or pipeline.last_finish_s is None:
+            return False
+        return self.profiles.probably_over(pipeline.last_place, self.now_s - pipeline.last_finish_s)
 
     # Workers.
 
@@ -274,15 +296,23 @@ class Book:
         assert len(flights) == len(set(flights)) and running.issuperset(flights)
         assert self.counts["calls"] == len(self.pipelines.calls()) + sum(self.counts[name] for name in _OUTCOMES)
 
-    def _await_in_lane(self, state: CallState, pool: Pool) -> None:
-        """Note what the pipeline had computed before, and whether its context is still warm enough to protect."""
+    def _await_in_lane(self, pipeline: Pipeline, state: CallState, pool: Pool) -> None:
+        """Note what the pipeline had computed before, and whether its context is still warm enough to protect. How much of
+        the prompt is new is known while no other call of it is open there; an answer was had if the prompt before it was."""
         call = state.call
         lane = self.lanes.get(call.run_id, call.pool)
+        had_tokens = pipeline.contexts.get(call.pool, 0)
         if lane is None:
+            if not had_tokens:  # else its worker was lost
+                state.growth_tokens = call.prompt_tokens
             return
         if lane.counted_resident and lane.idle and not lane.waiting and not state.attempt:
             self.profiles.observe_return(call.pool, returned=True)
-        state.known_tokens = max(state.known_tokens, shared_tokens(lane.prefix, call.prefix))
+        shared = shared_tokens(lane.prefix, call.prefix)
+        state.known_tokens = max(state.known_tokens, shared)
+        if lane.idle and not lane.waiting and not state.attempt:
+            goes_on = lane.prefix.ends and shared >= lane.prefix.ends[-1]
+            state.growth_tokens = max(0, call.prompt_tokens - (had_tokens if goes_on else shared))
         cold_tokens = self.config.cold_tokens
         still_warm = call.prompt_tokens <= cold_tokens or (
             call.prompt_tokens - pool.warmth.hit(lane.worker, call.prefix, self.now_s).tokens <= cold_tokens

@@ -40,6 +40,11 @@ class Lane:
     def idle(self) -> bool:
         return not self.in_flight
 
+    @property
+    def claimed_tokens(self) -> int:
+        """What it keeps on its worker while no call of it is there."""
+        return self.counted_protected_tokens + self.counted_waiting_tokens
+
 
 class Home:
     """One worker's lanes and their sums."""
@@ -57,10 +62,10 @@ class Home:
     def claimed_tokens(self, run_id: str, pool: str, has_deadline: bool) -> int:
         """Idle contexts, protected or with a call that waits, that a call of this lane must leave alone. Never its own; and
         those without a deadline make way for a call that has one, as in the queue."""
-        if not has_deadline:
-            return self.protected_tokens + self.waiting_tokens_beside(run_id, pool)
         own = self.lanes.get((run_id, pool))
-        return self.urgent_tokens - (own.counted_urgent_tokens if own else 0)
+        if has_deadline:
+            return self.urgent_tokens - (own.counted_urgent_tokens if own else 0)
+        return self.protected_tokens + self.waiting_tokens - (own.claimed_tokens if own else 0)
 
     def waiting_tokens_beside(self, run_id: str, pool: str) -> int:
         """`waiting_tokens` without this lane's own."""
@@ -204,8 +209,7 @@ class Lanes:
         protected = lane.idle and not lane.waiting and lane.protected_until_s > now_s
         lane.counted_waiting_tokens = lane.context_tokens if lane.idle and lane.waiting else 0
         lane.counted_protected_tokens = lane.context_tokens if protected else 0
-        claimed_tokens = lane.counted_waiting_tokens + lane.counted_protected_tokens
-        lane.counted_urgent_tokens = claimed_tokens if lane.has_deadline else 0
+        lane.counted_urgent_tokens = lane.claimed_tokens if lane.has_deadline else 0
         lane.counted_resident = lane.resident_until_s > now_s
         is_live = lane.in_flight or (lane.counted_resident and not lane.waiting)
         lane.counted_live_tokens = lane.context_tokens if is_live else 0

@@ -7,6 +7,8 @@ from math import inf
 
 from amf.core.graph import CallGraph
 from amf.core.state.ledger import Account
+from amf.core.state.prediction import Place
+from amf.core.state.transitions import Trail
 from amf.core.types import Call, SloClass
 
 _ATTAINED_HALF_LIFE_S = 60.0  # as llm-d forgets the service of a program
@@ -38,6 +40,9 @@ class CallState:
     known_tokens: int = 0  # prefix its pipeline had computed before, anywhere
     served_path_s: float = 0.0  # service on the longest chain of its pipeline's calls before it
     alone_path_s: float = 0.0  # the same if each had its worker alone
+    growth_tokens: int | None = (
+        None  # of its prompt beyond what its pipeline had in the pool; None: other calls were open
+    )
 
     @property
     def hop_id(self) -> str:
@@ -72,11 +77,14 @@ class Pipeline:
     cancelled: int = 0
     final_seen: bool = False
     last_finish_s: float | None = None
+    last_place: Place = ("", "", "")  # of the call that finished last
+    trail: Trail = field(default_factory=Trail)
     served_path_s: float = 0.0  # service on the longest chain of calls that finished
     alone_path_s: float = 0.0  # the same if each had its worker alone
     pressure_s: float = 0.0  # at its start: work of live pipelines a worker, where it was most
     idle_s: float = 0.0  # when none of its calls was open
     work_s: dict[str, float] = field(default_factory=dict)  # pool -> GPU seconds charged
+    contexts: dict[str, int] = field(default_factory=dict)  # pool -> tokens of the last finished prompt and its answer
     attained: dict[str, tuple[float, float]] = field(default_factory=dict)  # pool -> (weighted tokens, as of when)
 
     def attain(self, pool: str, tokens: float, now_s: float) -> None:

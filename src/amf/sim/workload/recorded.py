@@ -162,7 +162,8 @@ def _pipeline(calls: list[_Call], think_cap_s: float) -> ObservedPipeline:
         parents = tuple(sorted(set(named))) if named else ancestry.latest(over)
         ancestry.add(parents)
         ends_s = [calls[parent].line.end_s for parent in parents] or [start_s]
-        placed.append(replace(call.seen, parents=parents, gap_s=gap_s(line.at_s, ends_s, think_cap_s)))
+        took_s = line.end_s - line.at_s
+        placed.append(replace(call.seen, parents=parents, gap_s=gap_s(line.at_s, ends_s, think_cap_s), took_s=took_s))
         hops[line.fields.get("hop", "")] = index
     said = [call.line for call in calls if "deadline" in call.line.fields]
     slo_s = said[0].at_s + float(said[0].fields["deadline"]) - start_s if said else None

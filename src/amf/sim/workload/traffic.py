@@ -15,7 +15,7 @@ from amf.sim.workload.blocks import Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedCall:
-    """`parents` are indices into the pipeline's calls."""
+    """`parents` are indices into the pipeline's calls. `took_s`: from its arrival to its end; 0 where that is not read."""
 
     hop: str
     model: str
@@ -25,6 +25,7 @@ class ObservedCall:
     output_tokens: int
     parents: tuple[int, ...] = ()
     gap_s: float = 0.0
+    took_s: float = 0.0
     kind: CallKind = CallKind.GENERATE
 
     @property
