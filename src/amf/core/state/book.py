@@ -78,13 +78,9 @@ class Book:
         pipeline.pools[call.pool] = None
         if pipeline.last_finish_s is not None and not pipeline.live:
             gap_s = self.now_s - pipeline.last_finish_s
-<<<<<<< HEAD
             pipeline.idle_s += gap_s
             self.profiles.observe_gap(call, gap_s)
-=======
-            self.profiles.observe_gap(call, gap_s)
             self.profiles.observe_gap_after(pipeline.last_place, gap_s)
->>>>>>> main
         state = CallState(call, self.now_s, pipeline.calls)
         state.expected_output_tokens = self.profiles.expected_output_tokens(call)
         pipeline.calls += 1
