@@ -3,19 +3,22 @@
 A goal is met if its value is on the right side of its limit. A gain is the paired ratio against the strongest rival, chosen
 for that figure by the same runs: the one over which the gain is smallest, so nobody can be picked for being weak. Its interval
 is Student's, 95 %, on the logarithms of the ratios; where it covers 1 the difference is inside the noise, and the goal says
-so whether it is met or not. A limit's interval is Student's on the runs' own figures. A goal whose figure some run lacks is
-neither met nor missed: `met` is null.
+so whether it is met or not. Where a run's lateness is 0 there may be no ratio but only a verdict: then better is met, worse
+is missed. A difference in points is paired likewise, against the rival that is best on average; its interval is on the
+differences, and noise where it covers 0. A limit's interval is Student's on the runs' own figures. A goal whose figure some
+run lacks is neither met nor missed: `met` is null.
 """
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from amf.experiment.study import Behind, Gain, Goal, Limit
-from amf.sim.paired import interval, rivals_of, strongest
+from amf.experiment.study import Gain, Goal, Limit, Points
+from amf.sim.paired import interval, rivals_of, strongest, verdict_on
 from amf.sim.report import Report
 
 Judged = dict[str, Any]
+_MET_WITHOUT_RATIO = {"better": True, "worse": False}
 Reports = Mapping[str, Sequence[Report]]  # by setting: every variant on every seed
 
 
@@ -26,8 +29,8 @@ def judge(goal: Goal, reports: Reports) -> Judged:
             return _gain(goal, reports)
         case Limit():
             return _limit(goal, reports)
-        case Behind():
-            return _behind(goal, reports)
+        case Points():
+            return _points(goal, reports)
 
 
 def figure_of(row: Mapping[str, Any], figure: str) -> float | None:
@@ -49,6 +52,8 @@ def _gain(goal: Gain, reports: Reports) -> Judged:
     found = strongest(goal.figure, [*ours, *theirs], goal.policy, rivals)
     ci95 = None if found.low is None or found.high is None else (found.low, found.high)
     judged = _judged(goal, found.gain, ci95, at_least=goal.at_least)
+    if found.gain is None:
+        judged["met"] = _MET_WITHOUT_RATIO.get(found.verdict)
     return {**judged, "rival": found.rival, "verdict": found.verdict}
 
 
@@ -59,16 +64,17 @@ def _limit(goal: Limit, reports: Reports) -> Judged:
     return _judged(goal, fmean(values), interval(values), at_most=goal.at_most, at_least=goal.at_least)
 
 
-def _behind(goal: Behind, reports: Reports) -> Judged:
+def _points(goal: Points, reports: Reports) -> Judged:
     here = reports[goal.setting]
-    others = rivals_of(goal.policy, here)
+    others = goal.rivals or rivals_of(goal.policy, here)
     ours = _values(goal.figure, goal.policy, here)
     known = {rival: values for rival in others if (values := _values(goal.figure, rival, here)) is not None}
     if ours is None or not known:
-        return _judged(goal, None, None, at_most=goal.at_most)
+        return _judged(goal, None, None, at_least=goal.at_least)
     best = max(known, key=lambda rival: fmean(known[rival]))
-    behind = [theirs - own for theirs, own in zip(known[best], ours, strict=True)]
-    return {**_judged(goal, fmean(behind), interval(behind), at_most=goal.at_most), "rival": best}
+    ahead = [own - theirs for theirs, own in zip(known[best], ours, strict=True)]
+    judged = _judged(goal, fmean(ahead), interval(ahead), at_least=goal.at_least)
+    return {**judged, "rival": best, "verdict": verdict_on(ahead)}
 
 
 def _values(figure: str, policy: str, reports: Sequence[Report]) -> list[float] | None:

@@ -178,11 +178,13 @@ def _value(value: Any, hint: Any, where: str) -> Any:
             continue
         if each is Path and isinstance(value, str):
             return Path(value)
-        if each is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if each is float and _is_number(value):
             return float(value)
         if get_origin(each) is tuple and isinstance(value, tuple):  # tables that were parsed before
             return value
-        if get_origin(each) is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        if each == tuple[float, float] and isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)):
+            return (float(value[0]), float(value[1]))
+        if each == tuple[str, ...] and isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
         if each in (int, str, bool) and type(value) is each:
             return value
@@ -194,7 +196,13 @@ def _value(value: Any, hint: Any, where: str) -> Any:
         Path: "a path in quotes",
     }
     expected = names.get(wanted[0], "a list of texts")
+    if tuple[float, float] in wanted:
+        expected += " or two of them in rising order, such as [1.5, 8.0]"
     raise ScenarioError(f"{where} = {value!r} is not {expected}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _models(value: Any, where: str) -> Models:

@@ -12,6 +12,7 @@ DEFAULT_CONCURRENCY = 64
 DEFAULT_SLO_STRETCH = 3.0
 
 Models = tuple[tuple[str, str], ...]  # (recorded model, pool)
+Stretch = float | tuple[float, float]  # the same for all, or log-uniform between two for each pipeline
 
 
 class ScenarioError(ValueError):
@@ -28,7 +29,7 @@ class PartSpec:
     path: Path | None = None
     graph: str | None = None
     models: Models | None = None
-    slo_stretch: float | None = None
+    slo_stretch: Stretch | None = None
     slo_s: float | None = None
     think_cap_s: float | None = None
     scale_tokens: float | None = None
@@ -52,7 +53,7 @@ class WorkloadSpec:
     load: float | None = None
     arrival: str = "poisson"
     cv: float = 2.0
-    slo_stretch: float | None = None
+    slo_stretch: Stretch | None = None
     slo_s: float | None = None
     seed: int = 7
     think_cap_s: float = 300.0

@@ -7,6 +7,7 @@ from types import ModuleType
 
 from amf.experiment.studies import (
     ablation,
+    deadlines,
     estimator_error,
     herding,
     load_sweep,
@@ -26,6 +27,7 @@ _MODULES: Mapping[str, ModuleType] = {
     "tiers": tiers,
     "rivals": rivals,
     "load-sweep": load_sweep,
+    "deadlines": deadlines,
     "ablation": ablation,
     "estimator-error": estimator_error,
     "staleness": staleness,
