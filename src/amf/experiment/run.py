@@ -64,6 +64,7 @@ def document(study: Study, options: Options, reports: dict[str, list[Report]]) -
     """`reports` by setting: every variant on every seed."""
     averages = {each.label: together(each.label, [reports[label] for label in each.of]) for each in study.averages}
     every = {**reports, **averages}
+    goals = [judge(goal, every) for goal in study.goals]
     places: tuple[Setting | Average, ...] = (*study.settings, *study.averages)
     return {
         "experiment": study.name,
@@ -73,7 +74,7 @@ def document(study: Study, options: Options, reports: dict[str, list[Report]]) -
         "command": command_of(study.name, options),
         "amf_version": __version__,
         "question": study.question,
-        "goals": [judge(goal, every) for goal in study.goals],
+        "goals": goals,
         "axis": study.axis or None,
         "drawn": list(study.drawn),
         "rows": [row for place in places for row in _rows(place, every[place.label])],
@@ -83,7 +84,7 @@ def document(study: Study, options: Options, reports: dict[str, list[Report]]) -
             if OURS in {report["policy"] for report in here}
             for each in comparisons(here, OURS)
         ],
-        "notes": [*study.notes, *_notes(reports)],
+        "notes": [*study.notes, *(goal["note"] for goal in goals if goal["note"]), *_notes(reports)],
     }
 
 

@@ -110,7 +110,22 @@ class Points:
     rivals: tuple[str, ...] = ()
 
 
-Goal = Gain | Limit | Points
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reaches:
+    """How many times smaller the x is at which a figure of `policy` reaches `target` than that of the best of `rivals`, at
+    least. `along`: the settings, or averages of them, with their x in ascending order; `setting`: what to call them."""
+
+    name: str
+    setting: str
+    along: tuple[tuple[float, str], ...]
+    figure: str
+    target: float
+    at_least: float
+    rivals: tuple[str, ...]
+    policy: str = OURS
+
+
+Goal = Gain | Limit | Points | Reaches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

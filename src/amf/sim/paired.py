@@ -117,7 +117,11 @@ def strongest(figure: str, reports: Sequence[Report], policy: str, rivals: Seque
         completed = {name: sum(report["completed"] for report in found) for name, found in by_policy.items()}
         rivals = [rival for rival in rivals if completed[rival] >= completed[policy]] or rivals
     ours = {report["seed"]: report for report in by_policy[policy]}
-    every = [_compared(figure, rival, _ratios(figure, by_policy[rival], ours)) for rival in rivals]
+    return least([compared(figure, rival, _ratios(figure, by_policy[rival], ours)) for rival in rivals])
+
+
+def least(every: Sequence[Comparison]) -> Comparison:
+    """The one with the smallest gain: the strongest rival's. The first if none is known."""
     known = [each for each in every if each.verdict != "not comparable"]
     return min(known, key=_rank) if known else every[0]
 
@@ -146,7 +150,8 @@ def _ratios(field: str, theirs: Sequence[Report], ours: Mapping[int, Report]) ->
     return [compare(report, ours[report["seed"]])[field] for report in theirs if report["seed"] in ours]
 
 
-def _compared(figure: str, rival: str, ratios: Sequence[float | None]) -> Comparison:
+def compared(figure: str, rival: str, ratios: Sequence[float | None]) -> Comparison:
+    """From the ratios of paired runs, above 1 where ours is better."""
     known = [ratio for ratio in ratios if ratio is not None]
     if not known or len(known) < len(ratios):
         return Comparison(figure=figure, rival=rival)

@@ -15,6 +15,7 @@ from amf.experiment.studies import (
     rivals,
     scale,
     sessions,
+    slo_scale,
     staleness,
     tiers,
 )
@@ -28,6 +29,7 @@ _MODULES: Mapping[str, ModuleType] = {
     "rivals": rivals,
     "load-sweep": load_sweep,
     "deadlines": deadlines,
+    "slo-scale": slo_scale,
     "ablation": ablation,
     "estimator-error": estimator_error,
     "staleness": staleness,
