@@ -34,7 +34,7 @@ def test_every_study_runs_and_writes_its_document(name: str, tmp_path: Path):
     assert made["experiment"] == name and made["seed"] == 7 and made["quick"] is True
     study = study_named(name, Options(quick=True, seeds=1, pipelines=1))
     variants = {setting.label: [variant.name for variant in setting.variants] for setting in study.settings}
-    variants |= {average.label: variants[average.of[0]] for average in study.averages}
+    variants = {average.label: variants[average.of[0]] for average in study.averages} | variants
     assert [(row["setting"], row["policy"]) for row in made["rows"]] == [
         (label, name) for label, names in variants.items() for name in names
     ]

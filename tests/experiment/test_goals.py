@@ -163,7 +163,7 @@ def test_who_needs_less_is_found_on_the_axis_and_paired():
     reports = scales(slow=(at_8, at_8), quick=(at_4, at_4), fabric=(at_2, at_4))
     judged = reaches(reports, "slow", "quick")
     assert (judged["rival"], judged["verdict"], judged["met"]) == ("quick", "inside the noise", True)
-    assert judged["value"] == pytest.approx(sqrt(2)) and judged["goal"] == ">= 1.33"
+    assert judged["value"] == pytest.approx(sqrt(2)) and judged["goal"] == ">= 1.333"
     assert "between 1 and 8 at fabric 2.83; slow 8; quick 4" in judged["note"]
     assert reaches(scales(rival=(at_4, at_4), fabric=(at_8, at_8)), "rival")["met"] is False
 

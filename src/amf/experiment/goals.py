@@ -134,7 +134,7 @@ def _judged(
     met: bool | None = None
     if value is not None:
         met = (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
-    said = f"<= {at_most:g}" if at_most is not None else f">= {at_least:g}"
+    said = f"<= {at_most:.4g}" if at_most is not None else f">= {at_least:.4g}"
     return {
         "name": goal.name,
         "goal": said,

@@ -63,9 +63,9 @@ def run(study: Study, options: Options, players: Players, width: str, runs: Path
 def document(study: Study, options: Options, reports: dict[str, list[Report]]) -> Document:
     """`reports` by setting: every variant on every seed."""
     averages = {each.label: together(each.label, [reports[label] for label in each.of]) for each in study.averages}
-    every = {**reports, **averages}
+    every = {**averages, **reports}
     goals = [judge(goal, every) for goal in study.goals]
-    places: tuple[Setting | Average, ...] = (*study.settings, *study.averages)
+    places: tuple[Setting | Average, ...] = (*study.averages, *study.settings)
     return {
         "experiment": study.name,
         "seed": study.seeds[0],
