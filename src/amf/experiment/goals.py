@@ -3,8 +3,8 @@
 A goal is met if its value is on the right side of its limit. A gain is the paired ratio against the strongest rival, chosen
 for that figure by the same runs: the one over which the gain is smallest, so nobody can be picked for being weak. Its interval
 is Student's, 95 %, on the logarithms of the ratios; where it covers 1 the difference is inside the noise, and the goal says
-so whether it is met or not. Where a run's lateness is 0 there may be no ratio but only a verdict: then better is met, worse
-is missed. The places on an axis where two policies reach a target are judged as a gain is; where a run shows no such place,
+so whether it is met or not. Where a run's figure is 0 there may be no ratio but only a verdict: then better is met, worse is
+missed. The places on an axis where two policies reach a target are judged as a gain is; where a run shows no such place,
 the goal is unknown.
 
 A difference in points is paired likewise, against the rival that is best on average; its interval is on the differences, and

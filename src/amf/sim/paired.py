@@ -6,8 +6,8 @@ and the ratio of the two varies less than either. The gain is the geometric mean
 that is best in it, so that no gain comes from a weak opponent. Choosing the best of several by the same runs flatters the
 rival a little, never us.
 
-A lateness of 0 against more is no ratio. Over runs of which some are such, there is no gain, but still a verdict: better
-where ours is behind in none of them, worse where it is ahead in none, else inside the noise.
+A 0 against more (as lateness may be) is no ratio. Over runs of which some are such there is no gain, but still a verdict:
+better where ours is behind in none of them, worse where it is ahead in none, else inside the noise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,11 +35,8 @@ FIGURES = {
     "cost_per_pipeline": "$/pipeline",
 }
 _OF_COMPLETED = ("jct_s", "stretch", "ttft_s", "lateness_s")
-_WITHOUT_RATIO = {
-    "worse": 0.0,
-    "inside the noise": 1.0,
-    "better": inf,
-}  # where a verdict without a gain ranks among gains
+# Where a verdict without a gain ranks among gains.
+_WITHOUT_RATIO = {"worse": 0.0, "inside the noise": 1.0, "better": inf}
 _NOT_AVERAGED = ("seed", "notes", "comparison")
 # Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom; beyond, 1.96 + 2.4 / df is right to 0.003.
 _T95 = (
@@ -120,6 +117,26 @@ def strongest(figure: str, reports: Sequence[Report], policy: str, rivals: Seque
     return least([compared(figure, rival, _ratios(figure, by_policy[rival], ours)) for rival in rivals])
 
 
+def compared(figure: str, rival: str, ratios: Sequence[float | None]) -> Comparison:
+    """From the ratios of paired runs, above 1 where ours is better."""
+    known = [ratio for ratio in ratios if ratio is not None]
+    if not known or len(known) < len(ratios):
+        return Comparison(figure=figure, rival=rival)
+    if 0.0 in known or inf in known:
+        sided: Verdict = "better" if min(known) >= 1 else "worse" if max(known) <= 1 else "inside the noise"
+        return Comparison(figure=figure, rival=rival, verdict=sided)
+    logs = [log(ratio) for ratio in known]
+    bounds = interval(logs)
+    return Comparison(
+        figure=figure,
+        rival=rival,
+        gain=exp(fmean(logs)),
+        low=exp(bounds[0]) if bounds else None,
+        high=exp(bounds[1]) if bounds else None,
+        verdict=verdict_on(logs),
+    )
+
+
 def least(every: Sequence[Comparison]) -> Comparison:
     """The one with the smallest gain: the strongest rival's. The first if none is known."""
     known = [each for each in every if each.verdict != "not comparable"]
@@ -148,26 +165,6 @@ def verdict_on(differences: Sequence[float]) -> Verdict:
 
 def _ratios(field: str, theirs: Sequence[Report], ours: Mapping[int, Report]) -> list[float | None]:
     return [compare(report, ours[report["seed"]])[field] for report in theirs if report["seed"] in ours]
-
-
-def compared(figure: str, rival: str, ratios: Sequence[float | None]) -> Comparison:
-    """From the ratios of paired runs, above 1 where ours is better."""
-    known = [ratio for ratio in ratios if ratio is not None]
-    if not known or len(known) < len(ratios):
-        return Comparison(figure=figure, rival=rival)
-    if 0.0 in known or inf in known:
-        sided: Verdict = "better" if min(known) >= 1 else "worse" if max(known) <= 1 else "inside the noise"
-        return Comparison(figure=figure, rival=rival, verdict=sided)
-    logs = [log(ratio) for ratio in known]
-    bounds = interval(logs)
-    return Comparison(
-        figure=figure,
-        rival=rival,
-        gain=exp(fmean(logs)),
-        low=exp(bounds[0]) if bounds else None,
-        high=exp(bounds[1]) if bounds else None,
-        verdict=verdict_on(logs),
-    )
 
 
 def _rank(compared: Comparison) -> float:

@@ -13,9 +13,9 @@ LARGE = "llama-3.3-70b"
 # Who contends where memory is short or load is high; the study `rivals` has all.
 SESSION_RIVALS = ("session-affinity", "preble", "llm-d", "thunderagent-fcfs", "thunderagent-decay", "footprint")
 DAG_RIVALS = ("session-affinity", "llm-d", "thunderagent-fcfs", "edf", "least-slack", "hexgen-flow")
-# Call graphs whose deadlines are split over hops; how many times their time alone pipelines have, log-uniformly.
+# Call graphs of several models, short and long, narrow and wide.
 SLO_GRAPHS = ("coding-7hop", "dag-4", "dag-10-wide", "map-reduce", "text-to-sql", "rag-verify")
-STRETCHES = (1.5, 8.0)
+_STRETCHES = (1.5, 8.0)
 # Rules that follow the longest warm prefix and give it up where load is too uneven.
 PREFIX_RULES = ("prefix-affinity", "kv-cost", "dynamo-agentic", "preble", "llm-d")
 
@@ -42,8 +42,8 @@ def dag(graph: str, load: float, pipelines: int, arrival: str = "bursty", **tabl
 
 
 def with_slack(scenario: Scenario, scale: float = 1.0) -> Scenario:
-    """With deadlines of unequal slack instead, multiplied by `scale`. The pipelines stay the same."""
-    low, high = STRETCHES
+    """With deadlines of unequal slack instead: 1.5 to 8 times the pipeline alone, times `scale`. Nothing else changes."""
+    low, high = _STRETCHES
     return replace(scenario, workload=replace(scenario.workload, slo_stretch=(scale * low, scale * high)))
 
 
