@@ -8,6 +8,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from math import inf
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -68,13 +69,15 @@ def scenario_from_dict(data: Mapping[str, Any], source: str | Path) -> Scenario:
     reject_unknown(data, ("workload", "pool", "faults", "fabric", "run"), source, "the file")
     if "workload" not in data:
         raise ScenarioError(f'{source}: has no [workload] table; add one with at least kind = "{KINDS[0]}"')
+    workload = settled(_workload(data["workload"], source), source)
+    tenants = tuple(dict.fromkeys(part.tenant for part in workload.mix or () if part.tenant))
     pools = _tables(data.get("pool", []), source, "[pool] must be written [[pool]], one table per pool")
     return Scenario(
         name=Path(source).stem,
-        workload=settled(_workload(data["workload"], source), source),
+        workload=workload,
         pools=checked_pools(tuple(_parse(PoolSpec, pool, source, "[[pool]]") for pool in pools), source),
         faults=checked_faults(_parse(FaultSpec, data.get("faults", {}), source, "[faults]"), source),
-        fabric=_overrides(data.get("fabric", {}), source),
+        fabric=_overrides(data.get("fabric", {}), source, tenants),
         run=_parse(RunSpec, data.get("run", {}), source, "[run]"),
     )
 
@@ -155,17 +158,35 @@ def _parse(kind: type[Table], table: Any, source: str | Path, where: str) -> Tab
         raise ScenarioError(f"{source}: {where} lacks {missing}; add it") from error
 
 
-def _overrides(table: Any, source: str | Path) -> tuple[tuple[str, float], ...]:
-    """[fabric], in the order of FabricConfig, whatever that of the file."""
+def _overrides(table: Any, source: str | Path, tenants: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
+    """[fabric], in the order of FabricConfig, whatever that of the file. `tenants`: those of the workload."""
     if not isinstance(table, Mapping):
         raise ScenarioError(f"{source}: [fabric] must be a table of key = value lines")
     hints = get_type_hints(FabricConfig)
     reject_unknown(table, tuple(hints), source, "[fabric]")
-    values = {key: _value(table[key], hint, f"{source}: [fabric] {key}") for key, hint in hints.items() if key in table}
-    for key, value in values.items():
-        if value < 0:
-            raise ScenarioError(f"{source}: [fabric] {key} = {value} must not be negative")
+    values: dict[str, Any] = {}
+    for key, hint in hints.items():
+        if key == "tenant_weights" and key in table:
+            values[key] = _weights(table[key], tenants, source)
+        elif key in table:
+            values[key] = _value(table[key], hint, f"{source}: [fabric] {key}")
+            if values[key] < 0:
+                raise ScenarioError(f"{source}: [fabric] {key} = {values[key]} must not be negative")
     return tuple(values.items())
+
+
+def _weights(table: Any, tenants: tuple[str, ...], source: str | Path) -> dict[str, float]:
+    where = f"{source}: [fabric.tenant_weights]"
+    if not isinstance(table, Mapping):
+        raise ScenarioError(f"{where} must be a table of lines tenant = weight")
+    if not tenants:
+        raise ScenarioError(f'{where} has nobody to weigh; give parts of [[workload.mix]] a tenant = "…"')
+    reject_unknown(table, tenants, source, "[fabric.tenant_weights], which takes tenants of [[workload.mix]]")
+    weights = {tenant: _value(weight, float, f"{where} {tenant}") for tenant, weight in table.items()}
+    for tenant, weight in weights.items():
+        if not 0 < weight < inf:
+            raise ScenarioError(f"{where} {tenant} = {weight:g} must be above 0")
+    return weights
 
 
 def _value(value: Any, hint: Any, where: str) -> Any:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 KINDS = ("claude-code", "mooncake", "azure", "otel", "recorded", "coding-sessions", "chat-requests", "graph", "mix")
 RECORDED_KINDS = ("claude-code", "mooncake", "azure", "otel", "recorded")
@@ -21,8 +22,8 @@ class ScenarioError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartSpec:
-    """[[workload.mix]]: one of several workloads. `share` is its weight among the pipelines. What is None is as [workload]
-    says."""
+    """[[workload.mix]]: one of several workloads. `share` is its weight among the pipelines, `tenant` whose they are. What is
+    None is as [workload] says."""
 
     kind: str
     share: float = 1.0
@@ -34,6 +35,7 @@ class PartSpec:
     think_cap_s: float | None = None
     scale_tokens: float | None = None
     share_system: bool | None = None
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,5 +115,5 @@ class Scenario:
     workload: WorkloadSpec
     pools: tuple[PoolSpec, ...] = ()
     faults: FaultSpec = field(default_factory=FaultSpec)
-    fabric: tuple[tuple[str, float], ...] = ()
+    fabric: tuple[tuple[str, Any], ...] = ()
     run: RunSpec = field(default_factory=RunSpec)
