@@ -74,7 +74,11 @@ def declared(kind: type, *required: str) -> dict[str, Any]:
     ("name", "heading", "expected"),
     [
         ("configuration.md", "## `[server]`", declared(config.ServerConfig)),
-        ("configuration.md", "## `[fabric]`", {"policy": config.ServeConfig().policy, **declared(FabricConfig)}),
+        (
+            "configuration.md",
+            "## `[fabric]`",
+            {"policy": config.ServeConfig().policy, **declared(FabricConfig, "tenant_weights")},
+        ),
         ("configuration.md", "## `[[worker]]`", declared(config.WorkerConfig, "url")),
         ("configuration.md", '## `[pools."MODEL"]`', declared(config.PoolConfig, "tokenizer")),
         ("configuration.md", "## `[journal]`", declared(config.JournalConfig)),

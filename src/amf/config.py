@@ -4,6 +4,8 @@
 port = 8080
 [fabric]                      # the policy's name, and any bound of core/config.py by its own name
 policy = "fabric"
+[fabric.tenant_weights]       # API keys whose part of a pool is another than everybody's
+"key-for-agents" = 2.0
 [[worker]]                    # one for each engine; only `url` is needed
 url = "http://10.0.0.5:8000"
 gpu = "h200"
@@ -28,6 +30,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -171,6 +174,7 @@ class ServeConfig:
 
 Table = TypeVar("Table")
 
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 _MAX_PORT = 65_535
 _MAX_TEXT_CHARS = 256
@@ -196,7 +200,7 @@ def load_config(path: Path) -> ServeConfig:
 
 
 def config_from_dict(document: Mapping[str, Any], source: str = "configuration") -> ServeConfig:
-    """`source` names the document in errors. Raises ConfigError."""
+    """`source` names the document in errors. Weights of API keys become weights of tenants. Raises ConfigError."""
     _check_keys(document, _TABLES, source, "the file")
     fabric = dict(_table(document.get("fabric", {}), source, "[fabric]"))
     policy = fabric.pop("policy", "fabric")
@@ -219,7 +223,13 @@ def config_from_dict(document: Mapping[str, Any], source: str = "configuration")
         slo=_slo(document.get("slo", {}), source),
     )
     _check_values(config, source)
-    return config
+    weights = {tenant_of(key): weight for key, weight in config.fabric.tenant_weights.items()}
+    return replace(config, fabric=replace(config.fabric, tenant_weights=weights))
+
+
+def tenant_of(key: str) -> str:
+    """The name under which calls with this API key are known. The key cannot be told from it."""
+    return sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 def _slo(table: object, source: str) -> SloConfig:
@@ -314,6 +324,7 @@ def _check_values(config: ServeConfig, source: str) -> None:
         for each in dataclasses.fields(table):
             _check_number(each.name, getattr(table, each.name), f"{source}: [{where}]")
     _check_slo(config, source)
+    _check_weights(config, source)
     for worker in config.workers:
         try:
             check_worker(worker)
@@ -333,7 +344,17 @@ def _check_slo(config: ServeConfig, source: str) -> None:
     for where, deadline_s in (*targets, ("[slo]", slo.background_deadline_s)):
         if deadline_s is not None and deadline_s > slo.max_deadline_s:
             raise ConfigError(f"{source}: {where} has a deadline of {deadline_s:g} s; raise [slo] max_deadline_s to it")
-    if not set(slo.keys) <= {*server.api_keys, *server.trusted_keys}:
-        raise ConfigError(
-            f"{source}: [slo.keys] has a key that is none of [server] api_keys and trusted_keys; add it there"
-        )
+    _check_known(slo.keys, server, f"{source}: [slo.keys]")
+
+
+def _check_weights(config: ServeConfig, source: str) -> None:
+    where, weights = f"{source}: [fabric.tenant_weights]", config.fabric.tenant_weights
+    for weight in weights.values():
+        if not 0 < weight < math.inf:
+            raise ConfigError(f"{where} has a weight of {weight:g}; use a number above 0")
+    _check_known(weights, config.server, where)
+
+
+def _check_known(keys: Mapping[str, Any], server: ServerConfig, where: str) -> None:
+    if not set(keys) <= {*server.api_keys, *server.trusted_keys}:
+        raise ConfigError(f"{where} has a key that is none of [server] api_keys and trusted_keys; add it there")

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from amf.cli import app
 from amf.experiment.studies import STUDIES, about, study_named
-from amf.experiment.study import Options
+from amf.experiment.study import Options, Reaches
 
 TINY = ("--quick", "--seeds", 1, "--pipelines", 1, "--jobs", 1)
 GOAL_KEYS = {"name", "goal", "value", "ci95", "met"}
@@ -33,8 +33,11 @@ def test_every_study_runs_and_writes_its_document(name: str, tmp_path: Path):
     made = document(name, tmp_path, "--html", page)
     assert made["experiment"] == name and made["seed"] == 7 and made["quick"] is True
     study = study_named(name, Options(quick=True, seeds=1, pipelines=1))
-    played = [(setting.label, variant.name) for setting in study.settings for variant in setting.variants]
-    assert [(row["setting"], row["policy"]) for row in made["rows"]] == played
+    variants = {setting.label: [variant.name for variant in setting.variants] for setting in study.settings}
+    variants = {average.label: variants[average.of[0]] for average in study.averages} | variants
+    assert [(row["setting"], row["policy"]) for row in made["rows"]] == [
+        (label, name) for label, names in variants.items() for name in names
+    ]
     assert all(row["pipelines"] == 1 for row in made["rows"])
     assert made["goals"] and all(set(goal) >= GOAL_KEYS for goal in made["goals"])
     assert [goal["name"] for goal in made["goals"]] == [goal.name for goal in study.goals]
@@ -50,14 +53,20 @@ def test_every_study_runs_and_writes_its_document(name: str, tmp_path: Path):
 def test_every_study_is_consistent(name: str, quick: bool):
     """Labels are unique, goals are about settings and policies that are played, and one axis has a place for each setting."""
     study = study_named(name, Options(quick=quick))
-    labels = [setting.label for setting in study.settings]
+    places = (*study.settings, *study.averages)
+    labels = [place.label for place in places]
     assert len(set(labels)) == len(labels) and len({goal.name for goal in study.goals}) == len(study.goals)
     played = {setting.label: [variant.name for variant in setting.variants] for setting in study.settings}
+    for average in study.averages:
+        assert average.of and all(played[label] == played[average.of[0]] for label in average.of)
+        played[average.label] = played[average.of[0]]
     for goal in study.goals:
-        assert goal.policy in played[goal.setting]
+        along = goal.along if isinstance(goal, Reaches) else ((None, goal.setting),)
+        assert all(goal.policy in played[label] for _, label in along)
+        assert [x for x, _ in along] == sorted({x for x, _ in along})
         for rival in getattr(goal, "rivals", ()):
-            assert rival in played[getattr(goal, "than", "") or goal.setting]
-    assert all((setting.x is not None) == bool(study.axis) for setting in study.settings)
+            assert all(rival in played[getattr(goal, "than", "") or label] for _, label in along)
+    assert all((place.x is not None) == bool(study.axis) for place in places)
 
 
 def test_one_seed_gives_one_document_to_the_byte(tmp_path: Path):

@@ -4,17 +4,21 @@ from math import exp, log, sqrt
 
 import pytest
 
+from amf.experiment.crossing import crossing
 from amf.experiment.goals import judge
-from amf.experiment.study import Behind, Gain, Limit
+from amf.experiment.study import Gain, Limit, Points, Reaches
 
 SEEDS = (7, 8)
 
 
-def report(policy: str, seed: int, jct_s: float | None, hit: float | None = 0.5, calls: float = 1.0) -> dict:
+def report(
+    policy: str, seed: int, jct_s: float | None, hit: float | None = 0.5, calls: float = 1.0, met: float = 1.0
+) -> dict:
     spread = {"mean": jct_s, "p50": jct_s, "p95": jct_s, "p99": jct_s}
     return {
         "policy": policy, "seed": seed, "completed": 1, "cost_usd": 1.0, "jct_s": spread, "ttft_s": spread,
-        "stretch": spread, "recomputed_tokens": 1, "gpu_s": 1.0, "slo_attainment": 1.0, "goodput_per_s": 1.0,
+        "stretch": spread, "lateness_s": spread, "recomputed_tokens": 1, "gpu_s": 1.0, "slo_attainment": met,
+        "goodput_per_s": 1.0,
         "hit_ratio": hit, "call_imbalance": calls, "notes": [],
     }  # fmt: skip
 
@@ -80,13 +84,92 @@ def test_a_limit_is_on_the_mean_over_the_seeds(limit: dict, said: str, met: bool
     assert judged["ci95"] == [pytest.approx(1.3 - 12.706 * 0.1), pytest.approx(1.3 + 12.706 * 0.1)]
 
 
-def test_behind_is_the_distance_to_the_best_in_points():
-    reports = [
-        report(policy, seed, 1.0, hit=hit)
-        for seed in SEEDS
-        for policy, hit in (("cold", 0.2), ("warm", 0.80), ("fabric", 0.79))
-    ]
-    judged = judge(Behind(name="g", setting="here", figure="hit_ratio", at_most=0.02), {"here": reports})
-    assert (judged["rival"], judged["value"], judged["met"]) == ("warm", pytest.approx(0.01), True)
-    ahead = judge(Behind(name="g", setting="here", figure="hit_ratio", at_most=0.02, policy="warm"), {"here": reports})
-    assert ahead["value"] == pytest.approx(-0.01) and ahead["met"] is True
+def shares(**hit: tuple[float | None, float | None]) -> list[dict]:
+    return [report(policy, seed, 1.0, hit=each[i]) for i, seed in enumerate(SEEDS) for policy, each in hit.items()]
+
+
+def points(reports: list[dict], **changes) -> dict:
+    goal = {"name": "g", "setting": "here", "figure": "hit_ratio", "at_least": 0.03, **changes}
+    return judge(Points(**goal), {"here": reports})
+
+
+def test_points_are_paired_differences_from_the_best_with_students_interval():
+    judged = points(shares(cold=(0.2, 0.3), warm=(0.5, 0.9), fabric=(0.52, 0.96)))
+    half = 12.706 * sqrt(2 * 0.02**2) / sqrt(2)
+    assert judged["rival"] == "warm" and judged["value"] == pytest.approx(0.04) and judged["goal"] == ">= 0.03"
+    assert judged["ci95"] == [pytest.approx(0.04 - half), pytest.approx(0.04 + half)]
+    assert judged["met"] is True and judged["verdict"] == "inside the noise"
+
+
+def test_points_behind_are_below_zero():
+    judged = points(shares(cold=(0.2, 0.2), warm=(0.80, 0.80), fabric=(0.79, 0.79)), at_least=-0.02)
+    assert (judged["value"], judged["met"], judged["verdict"]) == (pytest.approx(-0.01), True, "no spread")
+    assert points(shares(warm=(0.80, 0.81), fabric=(0.70, 0.715)), at_least=-0.02)["met"] is False
+    named = points(shares(cold=(0.2, 0.21), warm=(0.9, 0.9), fabric=(0.5, 0.515)), rivals=("cold",))
+    assert (named["rival"], named["verdict"]) == ("cold", "better")
+
+
+def test_points_of_a_share_that_a_run_lacks_are_unknown():
+    assert points(shares(warm=(0.5, 0.5), fabric=(0.5, None)))["met"] is None
+    assert points(shares(warm=(None, 0.5), fabric=(0.5, 0.5)))["met"] is None
+
+
+@pytest.mark.parametrize(
+    ("rival", "ours", "met", "verdict"),
+    [
+        ((9.0, 9.0), (0.0, 0.0), True, "better"),
+        ((0.0, 0.0), (1.0, 2.0), False, "worse"),
+        ((0.0, 9.0), (1.0, 2.0), None, "inside the noise"),
+        ((0.0, 0.0), (0.0, 0.0), False, "the same"),
+    ],
+)
+def test_a_lateness_of_nothing_has_no_ratio(rival: tuple, ours: tuple, met: bool | None, verdict: str):
+    judged = gain(runs(rival=rival, fabric=ours), figure="lateness_s.p99", at_least=2.5)
+    assert (judged["met"], judged["verdict"]) == (met, verdict)
+    assert judged["value"] == (1.0 if verdict == "the same" else None)
+
+
+def test_a_crossing_lies_between_two_points_straight_in_the_logarithm():
+    assert crossing([(1.0, 0.5), (2.0, 0.9), (8.0, 1.0)], 0.95) == pytest.approx(4.0)
+    assert crossing([(1.0, 0.5), (2.0, 0.95), (8.0, 1.0)], 0.95) == pytest.approx(2.0)
+    assert crossing([(1.0, 0.5), (2.0, 0.96), (4.0, 0.9), (8.0, 1.0)], 0.95) < 2.0, "the smallest"
+    assert crossing([(1.0, 0.5), (2.0, 0.9)], 0.95) is None, "never reached"
+    assert crossing([(1.0, 0.97), (2.0, 0.9), (4.0, 1.0)], 0.95) is None, "reached before the first"
+    assert crossing([], 0.95) is None
+
+
+def scales(**met: tuple[tuple[float, float, float], ...]) -> dict[str, list[dict]]:
+    """Shares met at scales 1, 2, 8, for each seed."""
+    return {
+        str(x): [
+            report(policy, seed, 1.0, met=by_seed[i][place])
+            for i, seed in enumerate(SEEDS)
+            for policy, by_seed in met.items()
+        ]
+        for place, x in enumerate((1, 2, 8))
+    }
+
+
+def reaches(reports: dict[str, list[dict]], *rivals: str) -> dict:
+    along = ((1.0, "1"), (2.0, "2"), (8.0, "8"))
+    goal = Reaches(
+        name="g", setting="all", along=along, figure="slo_attainment", target=0.95, at_least=4 / 3, rivals=rivals
+    )
+    return judge(goal, reports)
+
+
+def test_who_needs_less_is_found_on_the_axis_and_paired():
+    at_2, at_4, at_8 = (0.5, 0.95, 1.0), (0.5, 0.9, 1.0), (0.5, 0.7, 0.95)
+    reports = scales(slow=(at_8, at_8), quick=(at_4, at_4), fabric=(at_2, at_4))
+    judged = reaches(reports, "slow", "quick")
+    assert (judged["rival"], judged["verdict"], judged["met"]) == ("quick", "inside the noise", True)
+    assert judged["value"] == pytest.approx(sqrt(2)) and judged["goal"] == ">= 1.333"
+    assert "between 1 and 8 at fabric 2.83; slow 8; quick 4" in judged["note"]
+    assert reaches(scales(rival=(at_4, at_4), fabric=(at_8, at_8)), "rival")["met"] is False
+
+
+def test_a_target_that_is_not_reached_is_said_and_not_extrapolated():
+    reports = scales(never=((0.5, 0.7, 0.9), (0.5, 0.9, 1.0)), fabric=((0.5, 0.95, 1.0), (0.5, 0.95, 1.0)))
+    judged = reaches(reports, "never")
+    assert (judged["value"], judged["met"], judged["verdict"]) == (None, None, "not comparable")
+    assert "fabric 2; never not there on 1 of 2 seeds" in judged["note"]

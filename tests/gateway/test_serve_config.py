@@ -7,6 +7,7 @@ import pytest
 from amf.config import ConfigError, SloTarget, config_from_dict, load_config
 from amf.core.types import SloClass
 from amf.engines.engine import Capabilities, EngineInfo
+from amf.gateway.auth import Keys
 from amf.gateway.profiles import worker_of
 
 WHOLE = """
@@ -74,6 +75,10 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ("[slo.graphs.coding]\ndeadline_s = -5", ("[slo.graphs.coding]", "above 0")),
         ("[slo.graphs.coding]\ndeadline_s = 1e9", ("[slo.graphs.coding]", "max_deadline_s")),
         ("[slo.keys.secret]\ndeadline_s = 5", ("[slo.keys]", "api_keys")),
+        ("[fabric.tenant_weights]\nsecret = 2", ("[fabric.tenant_weights]", "api_keys")),
+        ("[server]\napi_keys = ['a']\n[fabric.tenant_weights]\na = 0", ("[fabric.tenant_weights]", "above 0")),
+        ("[server]\napi_keys = ['a']\n[fabric.tenant_weights]\na = inf", ("[fabric.tenant_weights]", "above 0")),
+        ("[fabric]\ntenant_weights = 2", ("[fabric]", "tenant_weights")),
     ],
 )
 def test_mistakes_are_named_with_a_remedy(text: str, words: tuple[str, ...], tmp_path: Path) -> None:
@@ -98,7 +103,18 @@ def test_targets_of_runs() -> None:
     assert read.keys == {"a": SloTarget(slo_class=SloClass.BACKGROUND)}
 
 
+def test_weights_are_of_api_keys_and_known_by_their_tenants_names() -> None:
+    document = {"server": {"api_keys": ["a"], "trusted_keys": ["b"]}, "fabric": {"tenant_weights": {"a": 2, "b": 0.5}}}
+    weights = config_from_dict(document).fabric.tenant_weights
+    tenants = [Keys(("a",), ("b",)).caller({"x-api-key": key}).tenant for key in ("a", "b")]
+    assert weights == dict(zip(tenants, (2.0, 0.5), strict=True)) and "a" not in weights
+
+
 def test_errors_do_not_repeat_api_keys() -> None:
+    for weight in (1.0, 0.0, "much"):
+        with pytest.raises(ConfigError) as refused:
+            config_from_dict({"fabric": {"tenant_weights": {"s3cret": weight}}})
+        assert "s3cret" not in str(refused.value)
     for table in ({"deadline": 5}, {"deadline_s": 0}, {"deadline_s": 1e9}, {"slo_class": "now"}, {"deadline_s": 5}):
         with pytest.raises(ConfigError) as caught:
             config_from_dict({"slo": {"keys": {"s3cret": table}}})

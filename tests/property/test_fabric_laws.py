@@ -25,6 +25,8 @@ SMALL = {
     "tier_lapse_s": 40.0,
     "pipeline_idle_s": 50.0,
     "cold_tokens": 20_000,
+    "fair_burst_tokens": 20_000,
+    "max_idle_tenants": 1,
 }
 
 
@@ -72,7 +74,8 @@ class Shell(RuleBasedStateMachine):
         due_s = None if deadline is None else self.room.now_s + deadline
         self.open[call] = None
         prompt = prefix(("system", 1_024), (f"run{run}", size * 8_192), block=1_024)
-        self.play(self.room.arrive(call, f"r{run}", prompt, deadline_s=due_s, final=last, streams=size % 3 > 0))
+        changes = {"deadline_s": due_s, "final": last, "streams": size % 3 > 0, "tenant": f"tenant{run % 3}"}
+        self.play(self.room.arrive(call, f"r{run}", prompt, **changes))
 
     @rule(
         pick=st.integers(0, 50),

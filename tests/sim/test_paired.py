@@ -3,9 +3,9 @@
 from math import exp, log, sqrt
 
 import pytest
-from test_report import pipeline
+from test_report import SPREAD, pipeline
 
-from amf.sim.paired import FIGURES, Comparison, comparisons, interval, means
+from amf.sim.paired import FIGURES, Comparison, comparisons, interval, means, strongest, together
 from amf.sim.report import ReportContext, RunRecords, summarise
 
 SEEDS = (1, 2, 3)
@@ -106,3 +106,44 @@ def test_who_gives_up_slow_pipelines_is_no_rival_in_times():
     assert found("JCT mean", [row for row in rows if row["policy"] != "rival"]).rival == "quitter", (
         "if there is no other"
     )
+
+
+def late(**p99_s: tuple[float, ...]) -> list[dict]:
+    """One report per policy and seed that are alike but for lateness."""
+    rows = reports(**{name: (1.0,) * len(SEEDS) for name in p99_s})
+    return [{**row, "lateness_s": dict.fromkeys(SPREAD, p99_s[row["policy"]][row["seed"] - 1])} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("fabric", "verdict", "gain"),
+    [
+        ((0.0, 4.0, 4.0), "better", None),
+        ((0.0, 0.0, 0.0), "better", None),
+        ((0.0, 20.0, 4.0), "inside the noise", None),
+        ((5.0, 5.0, 5.0), "no spread", 2.0),
+    ],
+)
+def test_lateness_of_nothing_has_a_verdict_and_no_gain(fabric: tuple[float, ...], verdict: str, gain: float | None):
+    compared = strongest("lateness_s.p99", late(rival=(10.0, 10.0, 10.0), fabric=fabric), "fabric", ["rival"])
+    assert (compared.verdict, compared.gain) == (verdict, gain and pytest.approx(gain))
+
+
+def test_who_is_never_late_is_the_strongest():
+    rows = late(punctual=(0.0, 0.0, 1.0), rival=(2.0, 2.0, 2.0), late=(9.0, 9.0, 9.0), fabric=(1.0, 1.0, 1.0))
+    compared = strongest("lateness_s.p99", rows, "fabric", ["late", "rival", "punctual"])
+    assert (compared.rival, compared.verdict, compared.gain) == ("punctual", "worse", None)
+    both = strongest("lateness_s.p99", late(punctual=(0.0,) * 3, fabric=(0.0,) * 3), "fabric", ["punctual"])
+    assert (both.verdict, both.gain) == ("the same", 1.0)
+
+
+def test_settings_together_are_their_mean_for_each_policy_and_seed():
+    here = [report("a", 1, 4.0, slo=0.5), report("b", 1, 1.0, slo=0.2), report("a", 2, 8.0, slo=1.0)]
+    there = [report("a", 2, 2.0, slo=0.0), report("b", 1, 3.0), report("a", 1, 6.0, slo=0.7)]
+    made = together("both", [here, there])
+    assert [(row["policy"], row["seed"], row["workload"]) for row in made] == [
+        ("a", 1, "both"), ("b", 1, "both"), ("a", 2, "both"),
+    ]  # fmt: skip
+    assert [row["jct_s"]["mean"] for row in made] == [5.0, 2.0, 5.0]
+    assert [row["slo_attainment"] for row in made] == [pytest.approx(0.6), None, 0.5]
+    with pytest.raises(KeyError):
+        together("both", [here, there[1:]])

@@ -1,6 +1,7 @@
 """The report: its exact schema, sums worked out by hand, what is null, and how it is shown."""
 
 import json
+from math import inf
 
 import pytest
 from rich.console import Console
@@ -12,8 +13,8 @@ from amf.sim.report_table import COLUMNS, plain_lines, table
 SPREAD = {"mean", "p50", "p95", "p99"}
 SCHEMA = {
     "policy": None, "workload": None, "seed": None, "pipelines": None, "completed": None, "refused": None, "failed": None,
-    "jct_s": SPREAD, "ttft_s": SPREAD, "slo_attainment": None, "goodput_per_s": None, "prompt_tokens": None,
-    "cached_tokens": None, "recomputed_tokens": None, "hit_ratio": None, "ideal_hit_ratio": None,
+    "jct_s": SPREAD, "lateness_s": SPREAD, "ttft_s": SPREAD, "slo_attainment": None, "goodput_per_s": None,
+    "prompt_tokens": None, "cached_tokens": None, "recomputed_tokens": None, "hit_ratio": None, "ideal_hit_ratio": None,
     "wasted_speculative_tokens": None, "gpu_s": None, "cost_usd": None,
     "bytes": {"weights", "kv", "reprefill", "serialisation", "churn"}, "stretch": SPREAD,
     "bound": {"jct_s", "critical_path_s", "srpt_mean_s", "edf_p99_s", "belady_hit_ratio"},
@@ -21,7 +22,14 @@ SCHEMA = {
 }  # fmt: skip
 
 
-def pipeline(number: int, seconds: float, status="completed", met: bool | None = True, alone: float | None = 2.0):
+def pipeline(
+    number: int,
+    seconds: float,
+    status="completed",
+    met: bool | None = True,
+    alone: float | None = 2.0,
+    slo_s: float | None = None,
+):
     return PipelineRecord(
         pipeline=f"g/{number}",
         graph="g",
@@ -30,6 +38,7 @@ def pipeline(number: int, seconds: float, status="completed", met: bool | None =
         status=status,
         met=met,
         standalone_s=alone,
+        slo_s=slo_s,
     )
 
 
@@ -87,6 +96,28 @@ def test_sums_by_hand():
     assert made["bytes"] == {
         "weights": None, "kv": 2.0 * (4000 - 1500 + 30), "reprefill": 280.0, "serialisation": 4.0 * 4030, "churn": None,
     }  # fmt: skip
+
+
+def test_lateness_is_of_completed_pipelines_with_a_deadline():
+    ended = [
+        pipeline(0, 4.0, slo_s=5.0),
+        pipeline(1, 9.0, met=False, slo_s=5.0),
+        pipeline(2, 70.0, status="failed", met=False, slo_s=5.0),
+        pipeline(3, 70.0, met=None),
+    ]
+    late = summarise(RunRecords(pipelines=ended, calls=[]), context())["lateness_s"]
+    assert late["mean"] == late["p50"] == 2.0 and late["p99"] == pytest.approx(3.96)
+    assert set(report()["lateness_s"].values()) == {None}, "no deadlines"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "ratio"),
+    [(10.0, 4.0, 2.5), (0.0, 0.0, 1.0), (10.0, 0.0, inf), (0.0, 4.0, 0.0), (None, 4.0, None), (10.0, None, None)],
+)
+def test_lateness_of_nothing_is_compared(theirs: float | None, ours: float | None, ratio: float | None):
+    baseline, own = report(), report()
+    baseline["lateness_s"]["p99"], own["lateness_s"]["p99"] = theirs, ours
+    assert compare(baseline, own)["lateness_s.p99"] == ratio
 
 
 def test_caching_beyond_the_ideal_is_not_negative_recomputation():

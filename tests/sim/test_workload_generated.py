@@ -1,6 +1,7 @@
 """Generated workloads: the statistics they promise, graphs as declared, shared text, arrivals, deadlines."""
 
 from dataclasses import replace
+from math import sqrt
 from random import Random
 
 import numpy as np
@@ -219,6 +220,22 @@ def test_deadlines_are_a_stretch_or_a_constant():
     assert all(plan.slo_s == pytest.approx(2 * plan.standalone_s) for plan in stretched.pipelines)
     fixed = build(graph_spec("dag-4", slo_stretch=None, slo_s=4.0), GRAPHS["dag-4"].fleet)
     assert {plan.slo_s for plan in fixed.pipelines} == {4.0}
+
+
+def test_a_pair_of_stretches_is_drawn_between_for_each_pipeline_and_changes_nothing_else():
+    fleet = GRAPHS["dag-4"].fleet
+    plans = build(graph_spec("dag-4", pipelines=400, slo_stretch=(1.5, 8.0)), fleet).pipelines
+    stretches = [plan.slo_s / plan.standalone_s for plan in plans]
+    assert 1.5 <= min(stretches) < 1.6 and 7.5 < max(stretches) <= 8.0
+    assert np.median(stretches) == pytest.approx(sqrt(1.5 * 8.0), rel=0.1), "uniform in the logarithm"
+    doubled = build(graph_spec("dag-4", pipelines=400, slo_stretch=(3.0, 16.0)), fleet).pipelines
+    assert [each.slo_s for each in doubled] == pytest.approx([2 * plan.slo_s for plan in plans])
+    plain = build(graph_spec("dag-4", pipelines=400, slo_stretch=3.0), fleet).pipelines
+    assert [replace(each, slo_s=None) for each in plain] == [replace(plan, slo_s=None) for plan in plans]
+    fewer = build(graph_spec("dag-4", pipelines=10, slo_stretch=(1.5, 8.0)), fleet).pipelines
+    assert [each.slo_s for each in fewer] == [plan.slo_s for plan in plans[:10]]
+    other = build(graph_spec("dag-4", pipelines=10, slo_stretch=(1.5, 8.0)), fleet, seed=8).pipelines
+    assert [each.slo_s / each.standalone_s for each in other] != stretches[:10]
 
 
 def test_distributions_pass_through_their_numbers():

@@ -52,6 +52,15 @@ def test_each_part_has_its_own_deadlines_and_all_have_one_arrival_process():
     assert times == sorted(times) and 60 < times[-1] < 140
 
 
+def test_a_part_draws_its_stretches_from_its_own_range():
+    strict = replace(GRAPH, slo_s=None, slo_stretch=(1.2, 1.4))
+    plans = mixed(SESSIONS, strict, slo_stretch=(2.0, 4.0)).pipelines
+    drawn = [(plan.graph, plan.slo_s / plan.standalone_s) for plan in plans]
+    for graph, low, high in (("chain-3", 1.2, 1.4), ("coding-sessions", 2.0, 4.0)):
+        own = [stretch for name, stretch in drawn if name == graph]
+        assert low <= min(own) < max(own) <= high and len(set(own)) == len(own)
+
+
 def test_two_parts_of_one_kind_are_told_apart_but_share_the_static_text_of_their_graph():
     twin = replace(GRAPH, slo_s=50.0)
     workload = mixed(GRAPH, twin)

@@ -1,6 +1,7 @@
 """Every bound and constant of the fabric, by name and unit. Nothing in the core is unbounded or unnamed."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,7 @@ class FabricConfig:
     max_warm_blocks: int = 4_000_000  # block keys in one pool's registry
     max_alternatives: int = 3  # prices kept in a decision's `because`
     max_hops_per_pipeline: int = 4_096  # hops, and edges between them, remembered of one pipeline; the oldest go
+    max_idle_tenants: int = 1_000  # per pool: tenants without a waiting call whose counters are kept while others wait
 
     # The registry.
     prediction_ttl_s: float = 3_600.0  # a predicted prefix counts no longer than this after its last use
@@ -45,6 +47,11 @@ class FabricConfig:
     interference_share: float = 0.3  # share of a prefill's seconds that each running decode loses
     displaced_reuse: float = 0.1  # odds that what a full worker forgets first is asked for again
     tick_s: float = 1.0  # look again at held calls at least this often
+
+    # Fair shares of tenants (core/state/shares.py).
+    fair_burst_tokens: int = 200_000  # weighted tokens by which one may be ahead before others go first
+    fair_output_weight: float = 4.0  # what a token of an answer counts, in uncached prompt tokens
+    tenant_weights: Mapping[str, float] = field(default_factory=dict)  # a tenant's part; 1 if it is not named
 
     # Beliefs before anything was observed.
     default_output_tokens: int = 256

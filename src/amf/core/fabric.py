@@ -143,7 +143,9 @@ class Fabric:
             return self._refuse(
                 call.call_id, "deadline_exceeded", "the run was ended at its deadline: start another one"
             )
-        limit = self.config.max_waiting_calls * (2 if pipeline else 1)  # new pipelines do not crowd out admitted ones
+        limit = self.config.max_waiting_calls
+        if pipeline is not None or pool.shares.within_part(call.tenant, limit):
+            limit *= 2  # new pipelines do not crowd out admitted ones, nor one tenant's those of the others
         if len(pool.waiting) >= limit:
             message = f"{len(pool.waiting)} calls wait for model {call.pool!r}, the bound is {limit}"
             return self._refuse(call.call_id, "overloaded", message, book.profiles.duty(call.pool)[1] or 1.0)

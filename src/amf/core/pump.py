@@ -1,9 +1,12 @@
 """Looking at the calls that wait in one pool: by when is each due, in which order, and can one be placed now?
 
 Called whenever something happened that could let a call start. The work is bounded by `max_scan_calls` per look; a call
-that is held is told so once, and the fabric wakes itself to look again.
+that is held is told so once, and the fabric wakes itself to look again. Where tenants share a pool fairly, each of them has
+its part of the look, and whose turn it is is asked anew after each dispatch.
 """
 
+from collections import deque
+from collections.abc import Iterator
 from math import inf
 
 from amf.core.config import FabricConfig
@@ -23,7 +26,7 @@ def pump(book: Book, policies: Policies, pool: Pool) -> list[Decision]:
     pool.refresh_beliefs(book.now_s)
     view = _view(book, pool)
     decisions: list[Decision] = []
-    for state in _ranked(book, policies, pool, view):
+    for state in _in_turn(_ranked(book, policies, pool, view), policies, pool, book.config):
         placement = policies.route(state, view)
         for run_id in placement.pauses:
             book.lanes.pause(run_id, pool.name)
@@ -65,7 +68,8 @@ def _ranked(book: Book, policies: Policies, pool: Pool, view: PoolView) -> list[
     at, so that none is overlooked; all others are as urgent as when they were looked at last."""
     looked_at: list[CallState] = []
     config = book.config
-    for state in pool.first(config.max_passed_calls):
+    first = pool.first if policies.share is None else pool.first_of_each
+    for state in first(config.max_passed_calls):
         if not policies.may_start(state, view):
             continue
         if len(looked_at) == config.max_scan_calls:
@@ -80,6 +84,25 @@ def _ranked(book: Book, policies: Policies, pool: Pool, view: PoolView) -> list[
     if len(looked_at) > 1:
         looked_at.sort(key=lambda state: state.queued_as)
     return looked_at
+
+
+def _in_turn(ranked: list[CallState], policies: Policies, pool: Pool, config: FabricConfig) -> Iterator[CallState]:
+    """The calls in the order in which they are placed: the most urgent first, but lower steps of tenants before higher ones.
+    A dispatch counts at once, so one look cannot give everything to one tenant."""
+    if policies.share is None or not pool.shares.contended:
+        yield from ranked
+        return
+    lines: dict[str, deque[CallState]] = {}
+    for state in ranked:
+        lines.setdefault(state.call.tenant, deque()).append(state)
+    steps, as_of = policies.share(pool.shares.served(), config), pool.dispatched
+    while lines:
+        if as_of != pool.dispatched:
+            steps, as_of = policies.share(pool.shares.served(), config), pool.dispatched
+        tenant = min(lines, key=lambda each: (steps[each], lines[each][0].queued_as))
+        yield lines[tenant].popleft()
+        if not lines[tenant]:
+            del lines[tenant]
 
 
 def _dispatch(book: Book, state: CallState, placement: Placement) -> Dispatch:

@@ -30,7 +30,7 @@ _TEMPLATE = (
 <h2>Notes</h2>
 <p class="note">A gain is the geometric mean over the seeds of the ratio of two runs that met the same pipelines, above 1 where
 the fabric is better, against the rival that is strongest in that figure. Where its 95 % interval covers 1 it is called
-noise.</p>
+noise. A difference of shares is in points: 0.12 is twelve percentage points, and noise is what covers 0.</p>
 {% for note in document.notes %}<p class="note">{{ note }}</p>
 {% endfor %}</body></html>
 """

@@ -18,7 +18,8 @@ simulated, but for the speed and memory in `scale`: those are measured on the ma
 
 A gain is the geometric mean over the seeds of the ratio of two runs that met the same pipelines, above 1 where the fabric is
 better, each time against the rival that is strongest in that figure. "noise": its 95 % interval covers 1; "worse": it lies
-below 1. A goal is met or missed by its value; whether the difference is noise stands beside it.
+below 1. A difference of shares is in points: 0.12 is twelve percentage points, and noise is what covers 0. A goal is met or
+missed by its value; whether the difference is noise stands beside it.
 
 """
 

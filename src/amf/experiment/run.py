@@ -2,9 +2,10 @@
 
     {"experiment", "seed", "goals": [...], "rows": [...], "comparisons": [...], ...}
 
-`rows` are means over the seeds, one for each setting and variant: the fields of a report, with `setting`, `x`, `series` and
-`seeds`. `comparisons`: the fabric against the strongest other, figure by figure, in each setting that has both. The document
-depends on the study and its seeds alone; only where the study says it is `measured` do rows carry what the machine took.
+`rows` are means over the seeds, one for each setting (or average of settings) and variant: the fields of a report, with
+`setting`, `x`, `series` and `seeds`. `comparisons`: the fabric against the strongest other, figure by figure, in each setting
+that has both. The document depends on the study and its seeds alone; only where the study says it is `measured` do rows carry
+what the machine took.
 """
 
 from collections.abc import Sequence
@@ -14,8 +15,8 @@ from typing import Any
 from amf import __version__
 from amf.experiment.goals import judge
 from amf.experiment.kept import run_file
-from amf.experiment.study import OURS, Options, Setting, Study
-from amf.sim.paired import comparisons, means
+from amf.experiment.study import OURS, Average, Options, Setting, Study
+from amf.sim.paired import comparisons, means, together
 from amf.sim.report import Report
 from amf.sim.study import Case
 from amf.simulate.play import Played, Players, Task, kept
@@ -61,6 +62,10 @@ def run(study: Study, options: Options, players: Players, width: str, runs: Path
 
 def document(study: Study, options: Options, reports: dict[str, list[Report]]) -> Document:
     """`reports` by setting: every variant on every seed."""
+    averages = {each.label: together(each.label, [reports[label] for label in each.of]) for each in study.averages}
+    every = {**averages, **reports}
+    goals = [judge(goal, every) for goal in study.goals]
+    places: tuple[Setting | Average, ...] = (*study.averages, *study.settings)
     return {
         "experiment": study.name,
         "seed": study.seeds[0],
@@ -69,17 +74,17 @@ def document(study: Study, options: Options, reports: dict[str, list[Report]]) -
         "command": command_of(study.name, options),
         "amf_version": __version__,
         "question": study.question,
-        "goals": [judge(goal, reports) for goal in study.goals],
+        "goals": goals,
         "axis": study.axis or None,
         "drawn": list(study.drawn),
-        "rows": [row for setting in study.settings for row in _rows(setting, reports[setting.label])],
+        "rows": [row for place in places for row in _rows(place, every[place.label])],
         "comparisons": [
-            {"setting": setting.label, **each.to_dict()}
-            for setting in study.settings
-            if OURS in {variant.name for variant in setting.variants}
-            for each in comparisons(reports[setting.label], OURS)
+            {"setting": label, **each.to_dict()}
+            for label, here in every.items()
+            if OURS in {report["policy"] for report in here}
+            for each in comparisons(here, OURS)
         ],
-        "notes": [*study.notes, *_notes(reports)],
+        "notes": [*study.notes, *(goal["note"] for goal in goals if goal["note"]), *_notes(reports)],
     }
 
 
@@ -90,7 +95,7 @@ def _report(played: Played, measured: bool) -> Report:
     return {**played.report, "measured": {"calls_per_s": rate, "peak_bytes": float(played.peak_bytes)}}
 
 
-def _rows(setting: Setting, reports: Sequence[Report]) -> list[Report]:
+def _rows(setting: Setting | Average, reports: Sequence[Report]) -> list[Report]:
     place = {"setting": setting.label, "x": setting.x, "series": setting.series}
     return [{**place, **row} for row in means(reports)]
 

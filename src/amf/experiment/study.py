@@ -61,6 +61,17 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Average:
+    """Several settings under one label, which goals may name as they do a setting: every figure is the mean over `of`, variant
+    by variant and seed by seed. All of them play the same variants. `x` and `series`: as a setting's."""
+
+    label: str
+    of: tuple[str, ...]
+    x: float | None = None
+    series: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
     """`policy` over the strongest of `rivals` (all others if empty) in one figure of `sim/paired.py`, at least so much.
     `than`: the setting of the rivals, if it is another one."""
@@ -87,17 +98,34 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Behind:
-    """How far `policy` is behind the best of all in a share (higher is better), at most so much."""
+class Points:
+    """A share (higher is better) of `policy` minus that of the best of `rivals` (all others if empty), at least so much: 0.03
+    is three percentage points ahead, -0.02 two behind."""
 
     name: str
     setting: str
     figure: str
-    at_most: float
+    at_least: float
+    policy: str = OURS
+    rivals: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reaches:
+    """How many times smaller the x is at which a figure of `policy` reaches `target` than that of the best of `rivals`, at
+    least. `along`: the settings, or averages of them, with their x in ascending order; `setting`: what to call them."""
+
+    name: str
+    setting: str
+    along: tuple[tuple[float, str], ...]
+    figure: str
+    target: float
+    at_least: float
+    rivals: tuple[str, ...]
     policy: str = OURS
 
 
-Goal = Gain | Limit | Behind
+Goal = Gain | Limit | Points | Reaches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +138,7 @@ class Study:
     settings: tuple[Setting, ...]
     seeds: tuple[int, ...]
     goals: tuple[Goal, ...] = ()
+    averages: tuple[Average, ...] = ()
     axis: str = ""
     drawn: tuple[str, ...] = ("jct_s.mean", "stretch.p99", "ttft_s.mean", "hit_ratio")
     notes: tuple[str, ...] = field(default=())

@@ -9,7 +9,7 @@ from amf.sim.paired import FIGURES
 from amf.sim.text_table import TextTable
 
 _WORDS = {True: "yes", False: "NO", None: "unknown"}
-_SPREADS = {"jct_s": "JCT", "ttft_s": "TTFT", "stretch": "stretch"}
+_SPREADS = {"jct_s": "JCT", "ttft_s": "TTFT", "stretch": "stretch", "lateness_s": "lateness"}
 
 
 def goal_table(document: Document) -> TextTable:
@@ -71,8 +71,10 @@ def number(value: float | None) -> str:
 
 
 def _gain(compared: dict[str, Any] | None) -> str:
-    if compared is None or compared["gain"] is None:
+    if compared is None or compared["verdict"] == "not comparable":
         return "-"
+    if compared["gain"] is None:
+        return str(compared["verdict"])
     mark = {"better": "", "the same": "", "no spread": "", "one run": ""}.get(compared["verdict"])
     if mark is None:
         mark = " (noise)" if compared["verdict"] == "inside the noise" else " (worse)"
@@ -111,6 +113,7 @@ _COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("TTFT mean s", _at("ttft_s.mean")),
     ("TTFT p99 s", _at("ttft_s.p99")),
     ("SLO met", _percent("slo_attainment")),
+    ("late p99 s", _at("lateness_s.p99")),
     ("goodput /s", _at("goodput_per_s")),
     ("hit", _percent("hit_ratio")),
     ("ideal hit", _percent("ideal_hit_ratio")),

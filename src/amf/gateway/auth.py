@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
+from amf.config import tenant_of
 from amf.gateway.problem import Problem
 
 
@@ -20,7 +21,8 @@ class Keys:
     """Keys are kept as digests. Trusted keys are API keys too."""
 
     def __init__(self, api_keys: tuple[str, ...] = (), trusted_keys: tuple[str, ...] = ()) -> None:
-        self._known = [(_digest(key), key in trusted_keys) for key in dict.fromkeys((*api_keys, *trusted_keys))]
+        keys = dict.fromkeys((*api_keys, *trusted_keys))
+        self._known = [(_digest(key), Caller(tenant_of(key), key in trusted_keys)) for key in keys]
         self._fleet_needs_trust = bool(trusted_keys)
 
     def caller(self, headers: Mapping[str, str]) -> Caller:
@@ -30,9 +32,9 @@ class Keys:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         sent = _digest(token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", ""))
         found = None
-        for digest, trusted in self._known:
+        for digest, caller in self._known:
             if hmac.compare_digest(digest, sent):
-                found = Caller(_tenant(digest), trusted)
+                found = caller
         if found is None:
             message = "The API key is missing or unknown: send `Authorization: Bearer KEY` or `x-api-key: KEY`."
             raise Problem(401, "invalid_api_key", message, "authentication_error", retry=False)
@@ -47,12 +49,3 @@ class Keys:
 
 def _digest(key: str) -> bytes:
     return sha256(key.encode("utf-8", "surrogateescape")).digest()
-
-
-def tenant_of(key: str) -> str:
-    """The name under which calls with this key are known."""
-    return _tenant(_digest(key))
-
-
-def _tenant(digest: bytes) -> str:
-    return digest.hex()[:12]

@@ -13,9 +13,8 @@ are modelled ones, absolute on the fabric's clock. Resolving changes nothing, so
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from amf.config import SloConfig, SloTarget
+from amf.config import SloConfig, SloTarget, tenant_of
 from amf.core.types import Call, SloClass
-from amf.gateway.auth import tenant_of
 from amf.gateway.clock import Clock
 from amf.gateway.identity import Identity
 from amf.gateway.problem import bad_request

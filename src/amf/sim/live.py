@@ -48,6 +48,7 @@ class LivePipeline:
             hop=plan.hop if declared else "",
             parents=tuple(dict.fromkeys(pipeline.calls[parent].hop for parent in plan.parents)) if declared else (),
             deadline_s=self.start_s + pipeline.slo_s if declared and pipeline.slo_s is not None else None,
+            tenant=pipeline.tenant,
             identity="explicit" if declared else "session",
             final=declared and self._left == 1,
         )

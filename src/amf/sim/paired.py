@@ -5,11 +5,14 @@ and the ratio of the two varies less than either. The gain is the geometric mean
 95 %, on their logarithms. An interval that covers 1 is inside the noise. The rival is chosen for each figure anew: the one
 that is best in it, so that no gain comes from a weak opponent. Choosing the best of several by the same runs flatters the
 rival a little, never us.
+
+A 0 against more (as lateness may be) is no ratio. Over runs of which some are such there is no gain, but still a verdict:
+better where ours is behind in none of them, worse where it is ahead in none, else inside the noise.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, log, sqrt
+from math import exp, inf, log, sqrt
 from statistics import fmean, stdev
 from typing import Any, Literal
 
@@ -31,7 +34,9 @@ FIGURES = {
     "hit_ratio": "hit ratio",
     "cost_per_pipeline": "$/pipeline",
 }
-_OF_COMPLETED = ("jct_s", "stretch", "ttft_s")
+_OF_COMPLETED = ("jct_s", "stretch", "ttft_s", "lateness_s")
+# Where a verdict without a gain ranks among gains.
+_WITHOUT_RATIO = {"worse": 0.0, "inside the noise": 1.0, "better": inf}
 _NOT_AVERAGED = ("seed", "notes", "comparison")
 # Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom; beyond, 1.96 + 2.4 / df is right to 0.003.
 _T95 = (
@@ -43,7 +48,8 @@ _T95 = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """`gain` of a policy over `rival` in one figure (a dotted field), above 1 where the policy is better. `low` and `high`
-    bound it; None if the runs do not vary or are too few. `gain` is None where a run has no figure or one that is 0."""
+    bound it; None if the runs do not vary or are too few. `gain` is None where a run has no figure or one that is 0; without
+    it only zeros have a verdict."""
 
     figure: str
     rival: str
@@ -70,11 +76,20 @@ class Comparison:
 def means(reports: Sequence[Report]) -> list[Report]:
     """One report per policy, in order of appearance: its figures averaged over the seeds, in `seeds`. A figure that some
     run lacks is null."""
-    rows: list[Report] = []
-    for policy, mine in _by_policy(reports).items():
-        averaged = {name: _mean([report[name] for report in mine]) for name in mine[0] if name not in _NOT_AVERAGED}
-        rows.append({**averaged, "policy": policy, "seeds": [report["seed"] for report in mine]})
-    return rows
+    return [
+        {**_averaged(mine), "policy": policy, "seeds": [report["seed"] for report in mine]}
+        for policy, mine in _by_policy(reports).items()
+    ]
+
+
+def together(workload: str, settings: Sequence[Sequence[Report]]) -> list[Report]:
+    """The reports of several settings as those of one `workload`: every figure averaged over them, for each policy and seed
+    of the first. A figure that some setting lacks is null. Raises KeyError if another lacks a run."""
+    runs = [{(report["policy"], report["seed"]): report for report in reports} for reports in settings]
+    return [
+        {**_averaged([each[key] for each in runs]), "workload": workload, "policy": key[0], "seed": key[1], "notes": []}
+        for key in runs[0]
+    ]
 
 
 def comparisons(reports: Sequence[Report], policy: str) -> list[Comparison]:
@@ -99,44 +114,65 @@ def strongest(figure: str, reports: Sequence[Report], policy: str, rivals: Seque
         completed = {name: sum(report["completed"] for report in found) for name, found in by_policy.items()}
         rivals = [rival for rival in rivals if completed[rival] >= completed[policy]] or rivals
     ours = {report["seed"]: report for report in by_policy[policy]}
-    every = [_compared(figure, rival, _ratios(figure, by_policy[rival], ours)) for rival in rivals]
-    known = [each for each in every if each.gain is not None]
-    return min(known, key=lambda each: each.gain or 0.0) if known else every[0]
+    return least([compared(figure, rival, _ratios(figure, by_policy[rival], ours)) for rival in rivals])
 
 
-def interval(logs: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of the mean of `logs`, or None if there are fewer than two or they do not vary."""
-    if len(logs) < 2 or max(logs) == min(logs):
-        return None
-    freedom = len(logs) - 1
-    t = _T95[freedom - 1] if freedom <= len(_T95) else 1.96 + 2.4 / freedom
-    half = t * stdev(logs) / sqrt(len(logs))
-    return fmean(logs) - half, fmean(logs) + half
-
-
-def _ratios(field: str, theirs: Sequence[Report], ours: Mapping[int, Report]) -> list[float | None]:
-    return [compare(report, ours[report["seed"]])[field] for report in theirs if report["seed"] in ours]
-
-
-def _compared(figure: str, rival: str, ratios: Sequence[float | None]) -> Comparison:
-    known = [ratio for ratio in ratios if ratio]
+def compared(figure: str, rival: str, ratios: Sequence[float | None]) -> Comparison:
+    """From the ratios of paired runs, above 1 where ours is better."""
+    known = [ratio for ratio in ratios if ratio is not None]
     if not known or len(known) < len(ratios):
         return Comparison(figure=figure, rival=rival)
+    if 0.0 in known or inf in known:
+        sided: Verdict = "better" if min(known) >= 1 else "worse" if max(known) <= 1 else "inside the noise"
+        return Comparison(figure=figure, rival=rival, verdict=sided)
     logs = [log(ratio) for ratio in known]
     bounds = interval(logs)
-    verdict: Verdict = "one run" if len(logs) == 1 else "no spread"
-    if bounds is not None:
-        verdict = "better" if bounds[0] > 0 else "worse" if bounds[1] < 0 else "inside the noise"
-    elif not any(logs):
-        verdict = "the same"
     return Comparison(
         figure=figure,
         rival=rival,
         gain=exp(fmean(logs)),
         low=exp(bounds[0]) if bounds else None,
         high=exp(bounds[1]) if bounds else None,
-        verdict=verdict,
+        verdict=verdict_on(logs),
     )
+
+
+def least(every: Sequence[Comparison]) -> Comparison:
+    """The one with the smallest gain: the strongest rival's. The first if none is known."""
+    known = [each for each in every if each.verdict != "not comparable"]
+    return min(known, key=_rank) if known else every[0]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of the mean of `values`, or None if there are fewer than two or they do not vary."""
+    if len(values) < 2 or max(values) == min(values):
+        return None
+    freedom = len(values) - 1
+    t = _T95[freedom - 1] if freedom <= len(_T95) else 1.96 + 2.4 / freedom
+    half = t * stdev(values) / sqrt(len(values))
+    return fmean(values) - half, fmean(values) + half
+
+
+def verdict_on(differences: Sequence[float]) -> Verdict:
+    """What paired runs say, one difference (or logarithm of a ratio) each, above 0 where ours is better."""
+    bounds = interval(differences)
+    if bounds is not None:
+        return "better" if bounds[0] > 0 else "worse" if bounds[1] < 0 else "inside the noise"
+    if not any(differences):
+        return "the same"
+    return "one run" if len(differences) == 1 else "no spread"
+
+
+def _ratios(field: str, theirs: Sequence[Report], ours: Mapping[int, Report]) -> list[float | None]:
+    return [compare(report, ours[report["seed"]])[field] for report in theirs if report["seed"] in ours]
+
+
+def _rank(compared: Comparison) -> float:
+    return _WITHOUT_RATIO[compared.verdict] if compared.gain is None else compared.gain
+
+
+def _averaged(reports: Sequence[Report]) -> Report:
+    return {name: _mean([report[name] for report in reports]) for name in reports[0] if name not in _NOT_AVERAGED}
 
 
 def _by_policy(reports: Sequence[Report]) -> dict[str, list[Report]]:

@@ -50,7 +50,7 @@ class CallPlan:
 class PipelinePlan:
     """One pipeline. `arrival_s` is set for open-loop workloads; None means "as soon as a place is free" (closed loop).
     `slo_s` is the end-to-end deadline relative to the start, or None. `declared`: send graph, hop and parents explicitly
-    (a declared or framework pipeline); False: send nothing, as a plain client would."""
+    (a declared or framework pipeline); False: send nothing, as a plain client would. `tenant`: whose it is."""
 
     pipeline_id: str
     graph: str
@@ -59,6 +59,7 @@ class PipelinePlan:
     slo_s: float | None = None
     declared: bool = False
     standalone_s: float | None = None
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

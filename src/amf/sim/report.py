@@ -8,6 +8,8 @@ know is null, never guessed; a sum over nothing is 0.
   failed pipelines are not in it: read it beside `slo_attainment`.
 - `slo_attainment`: share of offered pipelines that met their deadline; refused and failed ones missed it, and pipelines
   cut off before their deadline had passed do not count. `goodput_per_s`: those that met it, per second of the run.
+- `lateness_s`: of completed pipelines that had a deadline, how long after it they ended; 0 for those in time. Who refuses or
+  cancels the late ones leaves them out: read it beside `slo_attainment`, too.
 - `ttft_s`: of calls that were answered, from when they were due to the first token.
 - `prompt_tokens`, `cached_tokens`: as the engines report them, over answered calls. `hit_ratio` is their quotient where
   cached tokens were reported; `ideal_hit_ratio` the same with an infinite cache per pool.
@@ -24,6 +26,7 @@ know is null, never guessed; a sum over nothing is 0.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -135,6 +138,7 @@ def summarise(records: RunRecords, context: ReportContext) -> Report:
         "refused": sum(each.status == "refused" for each in records.pipelines),
         "failed": sum(each.status == "failed" for each in records.pipelines),
         "jct_s": spread([each.end_s - each.start_s for each in done]),
+        "lateness_s": spread([_lateness_s(each, each.slo_s) for each in done if each.slo_s is not None]),
         "ttft_s": spread([call.ttft_s for call in answered if call.ttft_s is not None]),
         "slo_attainment": sum(verdicts) / len(verdicts) if verdicts else None,
         "goodput_per_s": sum(verdicts) / context.duration_s if verdicts and context.duration_s > 0 else None,
@@ -175,11 +179,14 @@ def cost_per_pipeline(report: Report) -> float | None:
 
 def compare(baseline: Report, ours: Report) -> dict[str, float | None]:
     """Gains of `ours` over `baseline` by dotted field, each a ratio that is above 1 where ours is better; None where
-    either side has no figure or the divisor is 0."""
+    either side has no figure or the divisor is 0. Of lateness, which may well be 0: two zeros are 1, and a zero against
+    more is infinity for ours and 0 for theirs."""
     gains: dict[str, float | None] = {}
     for name in ("jct_s", "ttft_s", "stretch"):
         for part in ("mean", "p50", "p95", "p99"):
             gains[f"{name}.{part}"] = _ratio(baseline[name][part], ours[name][part])
+    for part in ("mean", "p50", "p95", "p99"):
+        gains[f"lateness_s.{part}"] = _ratio_of_lateness(baseline["lateness_s"][part], ours["lateness_s"][part])
     for name in ("recomputed_tokens", "gpu_s"):
         gains[name] = _ratio(baseline[name], ours[name])
     gains["cost_per_pipeline"] = _ratio(cost_per_pipeline(baseline), cost_per_pipeline(ours))
@@ -191,6 +198,10 @@ def compare(baseline: Report, ours: Report) -> dict[str, float | None]:
 def write_json(path: str | Path, reports: Sequence[Report]) -> None:
     """Write the list of reports. Raises OSError if the file cannot be written."""
     Path(path).write_text(json.dumps(list(reports), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _lateness_s(pipeline: PipelineRecord, slo_s: float) -> float:
+    return max(0.0, pipeline.end_s - pipeline.start_s - slo_s)
 
 
 def _stretch(done: Sequence[PipelineRecord], bounds: Bounds | None) -> dict[str, float | None]:
@@ -257,3 +268,11 @@ def _bytes(answered: Sequence[CallRecord], context: ReportContext) -> dict[str, 
 
 def _ratio(above: float | None, below: float | None) -> float | None:
     return above / below if above is not None and below else None
+
+
+def _ratio_of_lateness(above: float | None, below: float | None) -> float | None:
+    if above is None or below is None:
+        return None
+    if below == 0:
+        return inf if above else 1.0
+    return above / below

@@ -8,6 +8,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from math import inf
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -68,13 +69,15 @@ def scenario_from_dict(data: Mapping[str, Any], source: str | Path) -> Scenario:
     reject_unknown(data, ("workload", "pool", "faults", "fabric", "run"), source, "the file")
     if "workload" not in data:
         raise ScenarioError(f'{source}: has no [workload] table; add one with at least kind = "{KINDS[0]}"')
+    workload = settled(_workload(data["workload"], source), source)
+    tenants = tuple(dict.fromkeys(part.tenant for part in workload.mix or () if part.tenant))
     pools = _tables(data.get("pool", []), source, "[pool] must be written [[pool]], one table per pool")
     return Scenario(
         name=Path(source).stem,
-        workload=settled(_workload(data["workload"], source), source),
+        workload=workload,
         pools=checked_pools(tuple(_parse(PoolSpec, pool, source, "[[pool]]") for pool in pools), source),
         faults=checked_faults(_parse(FaultSpec, data.get("faults", {}), source, "[faults]"), source),
-        fabric=_overrides(data.get("fabric", {}), source),
+        fabric=_overrides(data.get("fabric", {}), source, tenants),
         run=_parse(RunSpec, data.get("run", {}), source, "[run]"),
     )
 
@@ -155,17 +158,35 @@ def _parse(kind: type[Table], table: Any, source: str | Path, where: str) -> Tab
         raise ScenarioError(f"{source}: {where} lacks {missing}; add it") from error
 
 
-def _overrides(table: Any, source: str | Path) -> tuple[tuple[str, float], ...]:
-    """[fabric], in the order of FabricConfig, whatever that of the file."""
+def _overrides(table: Any, source: str | Path, tenants: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
+    """[fabric], in the order of FabricConfig, whatever that of the file. `tenants`: those of the workload."""
     if not isinstance(table, Mapping):
         raise ScenarioError(f"{source}: [fabric] must be a table of key = value lines")
     hints = get_type_hints(FabricConfig)
     reject_unknown(table, tuple(hints), source, "[fabric]")
-    values = {key: _value(table[key], hint, f"{source}: [fabric] {key}") for key, hint in hints.items() if key in table}
-    for key, value in values.items():
-        if value < 0:
-            raise ScenarioError(f"{source}: [fabric] {key} = {value} must not be negative")
+    values: dict[str, Any] = {}
+    for key, hint in hints.items():
+        if key == "tenant_weights" and key in table:
+            values[key] = _weights(table[key], tenants, source)
+        elif key in table:
+            values[key] = _value(table[key], hint, f"{source}: [fabric] {key}")
+            if values[key] < 0:
+                raise ScenarioError(f"{source}: [fabric] {key} = {values[key]} must not be negative")
     return tuple(values.items())
+
+
+def _weights(table: Any, tenants: tuple[str, ...], source: str | Path) -> dict[str, float]:
+    where = f"{source}: [fabric.tenant_weights]"
+    if not isinstance(table, Mapping):
+        raise ScenarioError(f"{where} must be a table of lines tenant = weight")
+    if not tenants:
+        raise ScenarioError(f'{where} has nobody to weigh; give parts of [[workload.mix]] a tenant = "…"')
+    reject_unknown(table, tenants, source, "[fabric.tenant_weights], which takes tenants of [[workload.mix]]")
+    weights = {tenant: _value(weight, float, f"{where} {tenant}") for tenant, weight in table.items()}
+    for tenant, weight in weights.items():
+        if not 0 < weight < inf:
+            raise ScenarioError(f"{where} {tenant} = {weight:g} must be above 0")
+    return weights
 
 
 def _value(value: Any, hint: Any, where: str) -> Any:
@@ -178,11 +199,13 @@ def _value(value: Any, hint: Any, where: str) -> Any:
             continue
         if each is Path and isinstance(value, str):
             return Path(value)
-        if each is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if each is float and _is_number(value):
             return float(value)
         if get_origin(each) is tuple and isinstance(value, tuple):  # tables that were parsed before
             return value
-        if get_origin(each) is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        if each == tuple[float, float] and isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)):
+            return (float(value[0]), float(value[1]))
+        if each == tuple[str, ...] and isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
         if each in (int, str, bool) and type(value) is each:
             return value
@@ -194,7 +217,13 @@ def _value(value: Any, hint: Any, where: str) -> Any:
         Path: "a path in quotes",
     }
     expected = names.get(wanted[0], "a list of texts")
+    if tuple[float, float] in wanted:
+        expected += " or two of them in rising order, such as [1.5, 8.0]"
     raise ScenarioError(f"{where} = {value!r} is not {expected}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _models(value: Any, where: str) -> Models:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from difflib import get_close_matches
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from amf.sim.scenario_spec import (
     PartSpec,
     PoolSpec,
     ScenarioError,
+    Stretch,
     WorkloadSpec,
 )
 
 Source = str | Path
-_ABOVE_ZERO = ("pipelines", "concurrency", "rate_per_s", "load", "cv", "slo_stretch", "slo_s", "scale_tokens", "share")
+_ABOVE_ZERO = ("pipelines", "concurrency", "rate_per_s", "load", "cv", "slo_s", "scale_tokens", "share")
 
 
 def reject_unknown(table: Mapping[str, Any], known: tuple[str, ...], source: Source, where: str) -> None:
@@ -153,8 +155,21 @@ def _check_numbers(spec: WorkloadSpec | PartSpec, where: str) -> None:
         value = getattr(spec, name, None)
         if value is not None and value <= 0:
             raise ScenarioError(f"{where} {name} = {value} must be above 0")
+    _check_stretch(spec.slo_stretch, f"{where} slo_stretch")
     if spec.think_cap_s is not None and spec.think_cap_s < 0:
         raise ScenarioError(f"{where} think_cap_s = {spec.think_cap_s} must be 0 or more seconds")
+
+
+def _check_stretch(stretch: Stretch | None, where: str) -> None:
+    if isinstance(stretch, tuple):
+        low, high = stretch
+        if not 0 < low < high < inf:
+            raise ScenarioError(
+                f"{where} = [{low:g}, {high:g}] must be two numbers above 0 in rising order, such as [1.5, 8.0]; write one "
+                "number for the same stretch everywhere"
+            )
+    elif stretch is not None and stretch <= 0:
+        raise ScenarioError(f"{where} = {stretch} must be above 0")
 
 
 def _check_arrival(spec: WorkloadSpec, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 KINDS = ("claude-code", "mooncake", "azure", "otel", "recorded", "coding-sessions", "chat-requests", "graph", "mix")
 RECORDED_KINDS = ("claude-code", "mooncake", "azure", "otel", "recorded")
@@ -12,6 +13,7 @@ DEFAULT_CONCURRENCY = 64
 DEFAULT_SLO_STRETCH = 3.0
 
 Models = tuple[tuple[str, str], ...]  # (recorded model, pool)
+Stretch = float | tuple[float, float]  # the same for all, or log-uniform between two for each pipeline
 
 
 class ScenarioError(ValueError):
@@ -20,19 +22,20 @@ class ScenarioError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartSpec:
-    """[[workload.mix]]: one of several workloads. `share` is its weight among the pipelines. What is None is as [workload]
-    says."""
+    """[[workload.mix]]: one of several workloads. `share` is its weight among the pipelines, `tenant` whose they are. What is
+    None is as [workload] says."""
 
     kind: str
     share: float = 1.0
     path: Path | None = None
     graph: str | None = None
     models: Models | None = None
-    slo_stretch: float | None = None
+    slo_stretch: Stretch | None = None
     slo_s: float | None = None
     think_cap_s: float | None = None
     scale_tokens: float | None = None
     share_system: bool | None = None
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +55,7 @@ class WorkloadSpec:
     load: float | None = None
     arrival: str = "poisson"
     cv: float = 2.0
-    slo_stretch: float | None = None
+    slo_stretch: Stretch | None = None
     slo_s: float | None = None
     seed: int = 7
     think_cap_s: float = 300.0
@@ -112,5 +115,5 @@ class Scenario:
     workload: WorkloadSpec
     pools: tuple[PoolSpec, ...] = ()
     faults: FaultSpec = field(default_factory=FaultSpec)
-    fabric: tuple[tuple[str, float], ...] = ()
+    fabric: tuple[tuple[str, Any], ...] = ()
     run: RunSpec = field(default_factory=RunSpec)

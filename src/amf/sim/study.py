@@ -102,7 +102,7 @@ def play(scenario: Scenario, case: Case, watch: Watch) -> Outcome:
     prepared = _prepared(replace(scenario, fabric=(), run=RunSpec()), case.seed)
     workload = prepared.workload
     calls = sum(len(plan.calls) for plan in workload.pipelines)
-    config = replace(FabricConfig(), **dict((*scenario.fabric, *case.config)))  # type: ignore[arg-type]
+    config = replace(FabricConfig(), **dict((*scenario.fabric, *case.config)))
     policies = case.bundle or policies_named(case.policy)
     profiles = profiles_for(policies, config, workload, prepared.workers)
     if case.error_sigma:

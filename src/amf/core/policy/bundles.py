@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from amf.core.policy import admission, budget, ordering, residency, room, tiers
+from amf.core.policy import admission, budget, ordering, residency, room, sharing, tiers
 from amf.core.policy.interface import Order, Policies, Route
 from amf.core.policy.rivals import (
     autellix,
@@ -48,6 +48,7 @@ _FABRIC = Policies(
     admit=admission.by_demand,
     budget=budget.by_critical_path,
     order=ordering.least_slack,
+    share=sharing.by_service,
     route=tiers.hold_back_at_the_last_tier,
     may_start=room.may_start,
     retain=residency.by_break_even,

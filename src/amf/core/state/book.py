@@ -132,6 +132,7 @@ class Book:
             used_s=pool.warmth.dispatched(worker.name, call.prefix, self.now_s),
         )
         worker.start(flight)
+        pool.shares.serve(call.tenant, flight.uncached_tokens, flight.output_tokens)
         if flight.cold and self.now_s - state.arrived_s > self.config.lapse_s:
             share = self.config.yield_share
             worker.yields_from_s = self.now_s + prefill_s / share if share else inf
@@ -177,6 +178,10 @@ class Book:
             pool.warmth.correct(worker.name, flight.hit_tokens, event.cached_tokens, flight.used_s)
         cached_tokens = min(
             flight.hit_tokens if event.cached_tokens is None else event.cached_tokens, event.prompt_tokens
+        )
+        uncached_tokens = event.prompt_tokens - cached_tokens
+        pool.shares.settle(
+            call.tenant, uncached_tokens - flight.uncached_tokens, event.output_tokens - flight.output_tokens
         )
         account = charge(worker, (event.prompt_tokens, cached_tokens, event.output_tokens), state.known_tokens)
         account.service_s, account.queue_s = service_s, state.dispatched_s - state.arrived_s

@@ -1,16 +1,21 @@
 """One model's workers, what is warm on them, and the calls that wait for one of them.
 
-Waiting calls are kept in order of the latest start they were last given, so that a look at the first few is cheap however
-many wait. A call's place is renewed when it is looked at.
+Each tenant's waiting calls are kept in order of the latest start they were last given, so that a look at the first few is
+cheap however many wait. A call's place is renewed when it is looked at.
 """
 
 from bisect import bisect_left, insort
+from heapq import merge
+from itertools import chain, islice, zip_longest
 
 from amf.core.config import FabricConfig
 from amf.core.state.pace import Paces
 from amf.core.state.pipelines import CallState
+from amf.core.state.shares import Shares
 from amf.core.state.warmth import Warmth
 from amf.core.state.workers import WorkerState, WorkerStatus
+
+_Place = tuple[float, float, str]  # (latest start, arrival, call)
 
 
 class Pool:
@@ -19,7 +24,8 @@ class Pool:
         self.workers: dict[str, WorkerState] = {}
         self.warmth = Warmth(config)
         self.waiting: dict[str, CallState] = {}
-        self._order: list[tuple[float, float, str]] = []  # (latest start, arrival, call) of every waiting call
+        self.shares = Shares(config)
+        self._order: dict[str, list[_Place]] = {}  # of every tenant with waiting calls
         self.dispatched = 0
         self.down_since_s: float | None = None
         self.usable: list[WorkerState] = []
@@ -31,21 +37,34 @@ class Pool:
 
     def wait(self, state: CallState) -> None:
         """Put a call into the queue, or renew its place, by `state.latest_start_s`."""
-        if state.call.call_id in self.waiting:
-            self.unwait(state)
-        self.waiting[state.call.call_id] = state
-        self.waiting_tokens += state.call.prompt_tokens
-        state.queued_as = (state.latest_start_s, state.arrived_s, state.call.call_id)
-        insort(self._order, state.queued_as)
+        call = state.call
+        if call.call_id in self.waiting:
+            self._drop(state)
+        else:
+            self.shares.arrive(call.tenant)
+        self.waiting[call.call_id] = state
+        self.waiting_tokens += call.prompt_tokens
+        state.queued_as = (state.latest_start_s, state.arrived_s, call.call_id)
+        insort(self._order.setdefault(call.tenant, []), state.queued_as)
 
     def unwait(self, state: CallState) -> None:
-        del self.waiting[state.call.call_id]
-        self.waiting_tokens -= state.call.prompt_tokens
-        del self._order[bisect_left(self._order, state.queued_as)]
+        self._drop(state)
+        self.shares.leave(state.call.tenant)
 
     def first(self, count: int) -> list[CallState]:
         """The waiting calls with the earliest latest starts."""
-        return [self.waiting[call_id] for _, _, call_id in self._order[:count]]
+        return [self.waiting[call_id] for _, _, call_id in islice(merge(*self._order.values()), count)]
+
+    def first_of_each(self, count: int) -> list[CallState]:
+        """So many waiting calls: the first of each tenant, then the second of each, and so on; the least served stands
+        first. So none that has many calls hides those of the others."""
+        if not self.shares.contended:
+            return self.first(count)
+        served = self.shares.served()
+        tenants = sorted(self._order, key=lambda tenant: (served[tenant], tenant))
+        rounds = zip_longest(*(self._order[tenant][:count] for tenant in tenants))
+        places = (place for place in chain.from_iterable(rounds) if place is not None)
+        return [self.waiting[call_id] for _, _, call_id in islice(places, count)]
 
     def add(self, worker: WorkerState, now_s: float) -> None:
         like = next((other for other in self.workers.values() if other.profile == worker.profile), worker)
@@ -85,7 +104,20 @@ class Pool:
         for name, worker in self.workers.items():
             assert worker.name == name and worker.spec.pool == self.name
             worker.check_invariants()
-        assert sorted(state.queued_as for state in self.waiting.values()) == self._order
+        for tenant, order in self._order.items():
+            own = [state.queued_as for state in self.waiting.values() if state.call.tenant == tenant]
+            assert sorted(own) == order != []
+        self.shares.check_invariants(state.call.tenant for state in self.waiting.values())
+        assert sum(len(order) for order in self._order.values()) == len(self.waiting)
         assert all(call_id == state.call.call_id for call_id, state in self.waiting.items())
         assert self.waiting_tokens == sum(state.call.prompt_tokens for state in self.waiting.values())
         self.warmth.check_invariants()
+
+    def _drop(self, state: CallState) -> None:
+        call = state.call
+        del self.waiting[call.call_id]
+        self.waiting_tokens -= call.prompt_tokens
+        order = self._order[call.tenant]
+        del order[bisect_left(order, state.queued_as)]
+        if not order:
+            del self._order[call.tenant]

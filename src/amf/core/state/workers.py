@@ -45,6 +45,16 @@ class Flight:
     prefilling: bool = True
     first_token_s: float | None = None
 
+    @property
+    def uncached_tokens(self) -> int:
+        """To prefill, as was believed when it was sent."""
+        return self.prompt_tokens - self.hit_tokens
+
+    @property
+    def output_tokens(self) -> int:
+        """Of its answer, as was expected when it was sent."""
+        return self.footprint_tokens - self.prompt_tokens
+
 
 class WorkerState:
     def __init__(self, spec: Worker, pool_paces: Paces) -> None:

@@ -7,6 +7,7 @@ from types import ModuleType
 
 from amf.experiment.studies import (
     ablation,
+    deadlines,
     estimator_error,
     herding,
     load_sweep,
@@ -14,6 +15,7 @@ from amf.experiment.studies import (
     rivals,
     scale,
     sessions,
+    slo_scale,
     staleness,
     tiers,
 )
@@ -26,6 +28,8 @@ _MODULES: Mapping[str, ModuleType] = {
     "tiers": tiers,
     "rivals": rivals,
     "load-sweep": load_sweep,
+    "deadlines": deadlines,
+    "slo-scale": slo_scale,
     "ablation": ablation,
     "estimator-error": estimator_error,
     "staleness": staleness,

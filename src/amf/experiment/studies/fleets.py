@@ -1,5 +1,6 @@
 """The workloads and fleets that several studies share, in the form of scenario files."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ LARGE = "llama-3.3-70b"
 # Who contends where memory is short or load is high; the study `rivals` has all.
 SESSION_RIVALS = ("session-affinity", "preble", "llm-d", "thunderagent-fcfs", "thunderagent-decay", "footprint")
 DAG_RIVALS = ("session-affinity", "llm-d", "thunderagent-fcfs", "edf", "least-slack", "hexgen-flow")
+# Call graphs of several models, short and long, narrow and wide.
+SLO_GRAPHS = ("coding-7hop", "dag-4", "dag-10-wide", "map-reduce", "text-to-sql", "rag-verify")
+_STRETCHES = (1.5, 8.0)
 # Rules that follow the longest warm prefix and give it up where load is too uneven.
 PREFIX_RULES = ("prefix-affinity", "kv-cost", "dynamo-agentic", "preble", "llm-d")
 
@@ -35,6 +39,12 @@ def dag(graph: str, load: float, pipelines: int, arrival: str = "bursty", **tabl
     """A built-in graph on its own fleet, in an open loop; deadlines of three times the pipeline alone."""
     workload = {"kind": "graph", "graph": graph, "pipelines": pipelines, "load": load, "arrival": arrival}
     return scenario_from_dict({"workload": workload, **tables}, f"{graph}.toml")
+
+
+def with_slack(scenario: Scenario, scale: float = 1.0) -> Scenario:
+    """With deadlines of unequal slack instead: 1.5 to 8 times the pipeline alone, times `scale`. Nothing else changes."""
+    low, high = _STRETCHES
+    return replace(scenario, workload=replace(scenario.workload, slo_stretch=(scale * low, scale * high)))
 
 
 def requests(pipelines: int, trace: Path | None = None) -> Scenario:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from amf.experiment.studies.fleets import LARGE, every_bundle
-from amf.experiment.study import OURS, Behind, Limit, Options, Setting, Study, named
+from amf.experiment.study import OURS, Limit, Options, Points, Setting, Study, named
 from amf.sim.scenario import Scenario, scenario_from_dict
 
 _GRAPH = Path(__file__).with_name("agents.yaml")
@@ -28,7 +28,9 @@ def study(options: Options) -> Study:
         for each in settings
     )
     warm = (
-        Behind(name=f"{each.label}: hit ratio behind the best", setting=each.label, figure="hit_ratio", at_most=_BEHIND)
+        Points(
+            name=f"{each.label}: hit ratio minus the best", setting=each.label, figure="hit_ratio", at_least=-_BEHIND
+        )
         for each in settings
     )
     return Study(

@@ -8,8 +8,9 @@ from random import Random
 from amf.core.types import Worker
 from amf.sim.plan import PipelinePlan, Workload
 from amf.sim.scenario import PoolSpec, Scenario, ScenarioError, WorkloadSpec, pool_workers
-from amf.sim.scenario_spec import DEFAULT_SLO_STRETCH
+from amf.sim.scenario_spec import DEFAULT_SLO_STRETCH, Stretch
 from amf.sim.workload.arrivals import arrival_times
+from amf.sim.workload.draws import LogUniform
 from amf.sim.workload.graphs import built_in
 from amf.sim.workload.ideal import ideal_cached_by_call
 from amf.sim.workload.kinds import Drawn, Order, draw
@@ -35,7 +36,8 @@ def build(spec: WorkloadSpec, pools: Sequence[PoolSpec], seed: int | None = None
     seed = spec.seed if seed is None else seed
     fleet = pool_workers(pools)
     rng = Random(f"pipelines/{seed}")
-    drawn = _mixed(spec, fleet, rng) if spec.mix else _drawn(Order(spec, fleet, rng))
+    stretches = Random(f"stretches/{seed}")
+    drawn = _mixed(spec, fleet, rng, stretches) if spec.mix else _drawn(Order(spec, fleet, rng), stretches)
     workload = Workload(
         name=drawn.name,
         pipelines=drawn.pipelines,
@@ -47,16 +49,16 @@ def build(spec: WorkloadSpec, pools: Sequence[PoolSpec], seed: int | None = None
     return _with_arrivals(spec, workload, fleet, Random(f"arrivals/{seed}"))
 
 
-def _drawn(order: Order) -> Drawn:
+def _drawn(order: Order, stretches: Random) -> Drawn:
     drawn = draw(order)
     _check_fit(drawn.pipelines, order.fleet)
-    return replace(drawn, pipelines=_with_deadlines(order.spec, drawn.pipelines, order.fleet))
+    return replace(drawn, pipelines=_with_deadlines(order.spec, drawn.pipelines, order.fleet, stretches))
 
 
-def _mixed(spec: WorkloadSpec, fleet: Sequence[Worker], rng: Random) -> Drawn:
+def _mixed(spec: WorkloadSpec, fleet: Sequence[Worker], rng: Random, stretches: Random) -> Drawn:
     parts = parts_of(spec, rng)
-    drawn = [_drawn(Order(part.spec, fleet, Random(rng.getrandbits(64)), MIX_BLOCK_TOKENS)) for part in parts]
-    return blended(parts, drawn)
+    orders = [Order(part.spec, fleet, Random(rng.getrandbits(64)), MIX_BLOCK_TOKENS) for part in parts]
+    return blended(parts, [_drawn(order, stretches) for order in orders])
 
 
 def _check_fit(pipelines: Sequence[PipelinePlan], fleet: Sequence[Worker]) -> None:
@@ -74,20 +76,25 @@ def _check_fit(pipelines: Sequence[PipelinePlan], fleet: Sequence[Worker]) -> No
 
 
 def _with_deadlines(
-    spec: WorkloadSpec, pipelines: Sequence[PipelinePlan], fleet: Sequence[Worker]
+    spec: WorkloadSpec, pipelines: Sequence[PipelinePlan], fleet: Sequence[Worker], stretches: Random
 ) -> tuple[PipelinePlan, ...]:
-    """What the scenario says, else what the recording says, else the default stretch."""
+    """What the scenario says, else what the recording says, else the default stretch. `stretches` has a stream of its own,
+    so that pipelines are the same whatever their deadlines."""
     profiles = fastest_profiles(fleet)
     plans: list[PipelinePlan] = []
     for pipeline in pipelines:
         alone_s = standalone_s(pipeline, profiles)
         slo_s = spec.slo_s
         if slo_s is None and spec.slo_stretch is not None:
-            slo_s = spec.slo_stretch * alone_s
+            slo_s = _stretch(spec.slo_stretch, stretches) * alone_s
         if slo_s is None:
             slo_s = DEFAULT_SLO_STRETCH * alone_s if pipeline.slo_s is None else pipeline.slo_s
         plans.append(replace(pipeline, standalone_s=alone_s, slo_s=slo_s))
     return tuple(plans)
+
+
+def _stretch(stretch: Stretch, rng: Random) -> float:
+    return LogUniform(*stretch).draw(rng) if isinstance(stretch, tuple) else stretch
 
 
 def _with_arrivals(spec: WorkloadSpec, workload: Workload, fleet: Sequence[Worker], rng: Random) -> Workload:

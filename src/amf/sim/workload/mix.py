@@ -23,10 +23,11 @@ _TAIL_IDS, _TAIL_ROOM = 1 << 40, 1 << 12  # far above any id that is given out; 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A workload of its own and the places of its pipelines in the order of all."""
+    """A workload of its own, the places of its pipelines in the order of all, and whose they are."""
 
     spec: WorkloadSpec
     places: tuple[int, ...]
+    tenant: str = ""
 
 
 def parts_of(spec: WorkloadSpec, rng: Random) -> list[Part]:
@@ -37,7 +38,7 @@ def parts_of(spec: WorkloadSpec, rng: Random) -> list[Part]:
     for number, entry in enumerate(entries):
         places = tuple(place for place, part in enumerate(chosen) if part == number)
         if places:
-            parts.append(Part(replace(part_workload(spec, entry), pipelines=len(places)), places))
+            parts.append(Part(replace(part_workload(spec, entry), pipelines=len(places)), places, entry.tenant))
     return parts
 
 
@@ -46,7 +47,8 @@ def blended(parts: Sequence[Part], drawn: Sequence[Drawn]) -> Drawn:
     plans: list[tuple[int, PipelinePlan]] = []
     serial = count()
     for number, (part, own) in enumerate(zip(parts, drawn, strict=True), start=1):
-        plans += zip(part.places, [_own(plan, number, serial) for plan in own.pipelines], strict=False)
+        renamed = [replace(_own(plan, number, serial), tenant=part.tenant) for plan in own.pipelines]
+        plans += zip(part.places, renamed, strict=False)
     counts = [f"{len(own.pipelines)} of {own.name}" for own in drawn]
     notes = [f"a mix: {', '.join(counts)}"]
     notes += [f"{own.name}: {note}" for own in drawn for note in own.notes]
