@@ -29,8 +29,10 @@ class FabricConfig:
 
     # Admission of pipelines with a deadline (docs/time.md).
     demand_evidence: int = 8  # ended pipelines of a graph from which on its demand is believed
-    demand_share: float = 0.8  # share of the fleet's time until a deadline that admitted work may take
-    feasible_odds: float = 0.3  # a pipeline is refused if its odds to be in time, alone, are lower
+    demand_share: float = 1.0  # share of a pool's time until a deadline that admitted work may take
+    hard_demand_share: float = 1.2  # the same where late pipelines are given up
+    demand_path_share: float = 1.0  # share of its remaining path that is taken to lie behind a pipeline's work
+    feasible_odds: float = 0.1  # a pipeline is refused if its odds to be in time, alone, are lower
 
     # Routing and hold-back (docs/decisions/003-hold-back.md has the evidence for each).
     cold_tokens: int = 32_000  # a call with more than this to prefill is cold
@@ -57,9 +59,8 @@ class FabricConfig:
     default_output_tokens: int = 256
     default_gap_s: float = 10.0  # tool or think time between two hops of a pipeline
     min_evidence: int = 8  # observations from which a position, or its pool, is asked for a distribution
-    over_quantile: float = 0.99  # of the learned pauses: a pipeline that is idle for longer is probably over
-    over_floor_s: float = 60.0  # and for longer than this
-    over_evidence: int = 100  # observed pauses without which none is called over
+    over_quantile: float = 0.99  # of the learned pauses: a pipeline that is idle for twice as long is probably over
+    over_floor_s: float = 10.0  # and never before this
 
     # The opponents' published defaults.
     affinity_load_factor: float = 1.25  # session-affinity: bounded load

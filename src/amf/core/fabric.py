@@ -29,7 +29,6 @@ from amf.core.events import (
     WorkerLost,
     WorkerReported,
 )
-from amf.core.policy.admission import own_pressure_s
 from amf.core.policy.interface import FleetView, Policies
 from amf.core.pump import next_look_s, pump, refusal
 from amf.core.state import reports
@@ -159,6 +158,7 @@ class Fabric:
 
     def _admit(self, call: Call) -> Pipeline | None:
         book = self.book
+        book.make_room()
         view = FleetView(
             now_s=book.now_s,
             config=self.config,
@@ -166,16 +166,13 @@ class Fabric:
             profiles=book.profiles,
             lanes=book.lanes,
             workers={name: len(pool.usable) for name, pool in book.pools.items()},
-            demand=book.demand,
         )
         verdict = self.policies.admit(call, view)
         if verdict.code:
             self._refuse(call.call_id, verdict.code, verdict.because.reason, verdict.retry_after_s)
             return None
         self._decisions.append(Admit(run_id=call.run_id, because=verdict.because))
-        pipeline = book.open(call)
-        pipeline.pressure_s = own_pressure_s(call.graph, view)
-        return pipeline
+        return book.open(call)
 
     def _on_first_token(self, event: FirstToken) -> None:
         state = self.book.running(event.call_id, event.attempt)

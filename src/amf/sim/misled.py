@@ -33,6 +33,7 @@ class Misled(Profiles):
         self._inner = inner
         self._sigma = sigma
         self._seed = seed
+        self.demand = inner.demand
 
     def observe_call(self, call: Call, output_tokens: int, service_s: float, growth_tokens: int | None = None) -> None:
         self._inner.observe_call(call, output_tokens, service_s, growth_tokens)
@@ -61,8 +62,8 @@ class Misled(Profiles):
     def hop_calls(self, graph: str, hop: str, declared: float = 1.0) -> Prediction:
         return self._inner.hop_calls(graph, hop, declared)
 
-    def probably_over(self, place: Place, idle_s: float) -> bool:
-        return self._inner.probably_over(place, idle_s)
+    def over_after_s(self, place: Place) -> float:
+        return self._inner.over_after_s(place)
 
     def records(self) -> Iterator[dict[str, Any]]:
         return self._inner.records()

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from math import inf
 
 from amf.core.config import FabricConfig
-from amf.core.state.profiles import Mean, Profiles
+from amf.core.state.mean import Mean
+from amf.core.state.profiles import Profiles
 from amf.core.types import Call, Worker
 from amf.sim.plan import CallPlan, PipelinePlan, Workload
 from amf.sim.workload.timing import calls_alone_s

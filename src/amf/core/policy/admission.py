@@ -5,6 +5,8 @@ from amf.core.policy.interface import FleetView, Verdict
 from amf.core.types import Call
 
 _ADMITTED = Verdict(Because(reason="within bounds"))
+_SOON_S = 0.01
+_LEAST_RETRY_S = 10.0  # shorter hints bring clients back too early (docs/time.md)
 
 
 def by_bounds(call: Call, view: FleetView) -> Verdict:
@@ -28,69 +30,54 @@ def by_bounds(call: Call, view: FleetView) -> Verdict:
 
 
 def by_demand(call: Call, view: FleetView) -> Verdict:
-    """And refuse a pipeline whose deadline it, or those already admitted, could then not meet.
+    """And refuse a pipeline whose deadline it, or others that were admitted before, could then not meet."""
+    return _by_demand(call, view, view.config.demand_share)
 
-    The demand bound of earliest deadline first, pool by pool: sorted by when it must be done, the expected work of all live
-    pipelines that are still in time may nowhere exceed `demand_share` of what the pool's workers can do until then. Expected
-    work and not a quantile of it: over many pipelines sums concentrate. Only where the new pipeline comes first or together
-    with others can it be the cause.
-    """
-    verdict = by_bounds(call, view)
-    own = view.demand.of(call.graph)
+
+def by_hard_demand(call: Call, view: FleetView) -> Verdict:
+    """The same where late pipelines are given up, which gives capacity back, so more may be promised than there is."""
+    return _by_demand(call, view, view.config.hard_demand_share)
+
+
+def _by_demand(call: Call, view: FleetView, share: float) -> Verdict:
+    """The demand bound of earliest deadline first, pool by pool: sorted by when it must be done, the expected work of all live
+    pipelines that are still in time may nowhere exceed a `share` of what the pool's workers can do until then. Expected work
+    and not a quantile of it: over many pipelines sums concentrate. Only where the new pipeline's work, or work due after
+    it, is short of time can it be the cause.
+
+    Nothing is refused before `demand_evidence` pipelines of the graph have come to their end."""
+    verdict, own = by_bounds(call, view), view.profiles.demand.of(call.graph)
     if verdict.code or call.deadline_s is None or own is None:
         return verdict
     budget_s = call.deadline_s - view.now_s
-    pressure_s = own_pressure_s(call.graph, view)
-    wait_s = own.delay.value * pressure_s
-    odds = own.odds_within(budget_s - wait_s)
+    path = own.guess(call.prompt_tokens, budget_s)
+    odds = path.odds_below(budget_s)
     if odds < view.config.feasible_odds:
-        reason = f"{budget_s:.1f} s are too few: the path takes {own.path_s.value:.1f} s alone, {wait_s:.1f} s more now, odds {odds:.0%}"
+        reason = f"{budget_s:.1f} s are too few: alone it takes about {path.median:.1f} s, odds {odds:.0%}"
         return Verdict(Because(reason=reason), "deadline_infeasible")
-    useful_s = call.deadline_s - own.path_s.value
+    due_s = call.deadline_s - view.config.demand_path_share * path.mean
     for pool, mean in own.work_s.items():
-        excess_s, reason = _excess_s(pool, useful_s, mean.value, view)
-        if excess_s > 0.0:
-            return Verdict(Because(reason=reason), "pipeline_admission_refused", max(excess_s, _LEAST_RETRY_S))
+        lacking_s, reason = _lacking_s(pool, (due_s, mean.value * own.size(path.mean)), view, share)
+        if lacking_s > 0.0:
+            return Verdict(Because(reason=reason), "pipeline_admission_refused", max(lacking_s, _LEAST_RETRY_S))
     return verdict
 
 
-def own_pressure_s(graph_name: str, view: FleetView) -> float:
-    """Seconds of expected work a worker that live pipelines still ask of the pools of this graph, where it is most."""
-    own = view.demand.of(graph_name)
-    if own is None:
-        return 0.0
-    asked = dict.fromkeys(own.work_s, 0.0)
+def _lacking_s(pool: str, new: tuple[float, float], view: FleetView, share: float) -> tuple[float, str]:
+    """By how many seconds the pool's work would be due too soon if `new` (when due, worker-seconds) came to it, and where; 0 if
+    there is time enough."""
+    demands, rate = [new], share * max(view.workers.get(pool, 0), 1)
     for pipeline in view.pipelines.live():
-        demand = view.demand.of(pipeline.graph_name)
-        if demand is not None:
-            for pool in asked:
-                asked[pool] += demand.needed_s(pipeline, pool)
-    return max((seconds / max(view.workers.get(pool, 0), 1) for pool, seconds in asked.items()), default=0.0)
-
-
-def _excess_s(pool: str, useful_s: float, work_s: float, view: FleetView) -> tuple[float, str]:
-    """How much too soon the pool's work would be due, with the new pipeline; 0 if it is not."""
-    workers = view.workers.get(pool, 0)
-    demands = [(useful_s, work_s)]
-    for pipeline in view.pipelines.live():
-        if pipeline.deadline_s is None or pipeline.deadline_s < view.now_s:
+        if pipeline.deadline_s is None or pipeline.deadline_s < view.now_s or pipeline.run_id in view.pipelines.silent:
             continue
-        demand = view.demand.of(pipeline.graph_name)
+        demand = view.profiles.demand.of(pipeline.graph_name)
         if demand is not None and (needed_s := demand.needed_s(pipeline, pool)) > 0.0:
-            demands.append((demand.latest_useful_s(pipeline), needed_s))
-    demands.sort()
+            demands.append((demand.latest_useful_s(pipeline, view.config.demand_path_share), needed_s))
     total_s = 0.0
-    for due_s, needed_s in demands:
+    for due_s, needed_s in sorted(demands):
         total_s += needed_s
         time_s = max(due_s - view.now_s, _SOON_S)
-        room_s = view.config.demand_share * workers * time_s
-        if due_s >= useful_s and total_s > room_s:
-            reason = (
-                f"{pool}: {total_s:.1f} s of work would be due in {time_s:.1f} s, which has room for {room_s:.1f} s"
-            )
-            return (total_s - room_s) / (view.config.demand_share * max(workers, 1)), reason
+        if due_s >= new[0] and total_s > rate * time_s:
+            reason = f"{pool}: {total_s:.1f} s of work would be due in {time_s:.1f} s, where {rate * time_s:.1f} s may be done"
+            return total_s / rate - time_s, reason
     return 0.0, ""
-
-
-_SOON_S = 0.01
-_LEAST_RETRY_S = 10.0  # shorter hints made clients come back too early (docs/time.md)

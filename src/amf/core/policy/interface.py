@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from amf.core.config import FabricConfig
 from amf.core.decisions import Because
-from amf.core.state.demand import Demand
 from amf.core.state.lanes import Lanes
 from amf.core.state.pipelines import CallState, Pipeline, Pipelines
 from amf.core.state.profiles import Profiles
@@ -39,10 +38,9 @@ class View:
 
 @dataclass(slots=True, kw_only=True)
 class FleetView(View):
-    """All pools, for who asks to start: how many usable workers each has, and what pipelines of each graph ask of them."""
+    """All pools, for who asks to start: how many usable workers each has."""
 
     workers: Mapping[str, int]
-    demand: Demand
 
 
 @dataclass(slots=True, kw_only=True)

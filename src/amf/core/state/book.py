@@ -10,7 +10,6 @@ from amf.core.config import FabricConfig
 from amf.core.events import CallFinished
 from amf.core.graph import CallGraph
 from amf.core.state import reports
-from amf.core.state.demand import Demand
 from amf.core.state.expiries import Expiries
 from amf.core.state.lanes import Lanes
 from amf.core.state.ledger import Account, charge
@@ -33,9 +32,9 @@ class Book:
         self.graphs: dict[str, CallGraph] = {}
         self.pipelines = Pipelines()
         self.profiles = profiles or Profiles(config)
-        self.demand = Demand(config)
         self.lanes = Lanes()
         self.expiries = Expiries()
+        self.silences = Expiries()  # when a pipeline without an open call is probably over
         self.account = Account()
         self.counts = dict.fromkeys(("opened", "closed", "calls", *_OUTCOMES, "retried"), 0)
         self.closed: dict[str, dict[str, object]] = {}
@@ -44,6 +43,9 @@ class Book:
         self.now_s = now_s
         for pool in self.lanes.advance(now_s):
             self.profiles.observe_return(pool, returned=False)
+        while (run_id := self.silences.due(now_s)) is not None:
+            self.silences.drop(run_id)
+            self._learn_end(self.pipelines.fell_silent(run_id))
 
     # Pipelines and their calls.
 
@@ -65,7 +67,9 @@ class Book:
             identity=call.identity,
             last_event_s=self.now_s,
             account=Account(),
+            first_tokens=call.prompt_tokens,
         )
+        pipeline.size = self.profiles.demand.size(pipeline)
         self.pipelines.open(pipeline)
         self.counts["opened"] += 1
         return pipeline
@@ -74,6 +78,7 @@ class Book:
         """A call joins its pipeline and waits in its pool."""
         if pipeline.deadline_s is None:
             pipeline.deadline_s = call.deadline_s
+        self.silences.drop(call.run_id)
         pipeline.final_seen = pipeline.final_seen or call.final
         pipeline.pools[call.pool] = None
         if pipeline.last_finish_s is not None and not pipeline.live:
@@ -188,7 +193,8 @@ class Book:
         pipeline.account.add(account)
         alone_s = worker.alone_s(event.prompt_tokens, cached_tokens, event.output_tokens)
         pipeline.alone_path_s = max(pipeline.alone_path_s, state.alone_path_s + alone_s)
-        pipeline.work_s[call.pool] = pipeline.work_s.get(call.pool, 0.0) + account.gpu_s
+        work_s = worker.capacity_s(event.prompt_tokens, cached_tokens, event.output_tokens)
+        pipeline.work_s[call.pool] = pipeline.work_s.get(call.pool, 0.0) + work_s
         self.account.add(account)
         return pipeline, worker
 
@@ -230,22 +236,23 @@ class Book:
         setattr(pipeline, outcome, getattr(pipeline, outcome) + 1)
         self.counts[outcome] += 1
         self.pipelines.touch(pipeline.run_id, self.now_s)
+        if not pipeline.live:
+            self.silences.set(pipeline.run_id, self.now_s + self.profiles.over_after_s(pipeline.last_place))
         return pipeline
 
     def close_if_over(self, pipeline: Pipeline) -> None:
         """A pipeline whose final call was seen is over with its last live call, however that ended."""
         if pipeline.final_seen and not pipeline.live:
-            if pipeline.finished == pipeline.calls:
-                self.demand.observe(pipeline)
             self.close(pipeline.run_id, "final")
 
     def close(self, run_id: str, why: str) -> None:
         """The pipeline is over: only its summary is kept."""
         pipeline = self.pipelines.close(run_id)
         if why not in _CUT_SHORT:
-            self.profiles.observe_end(pipeline.graph_name, pipeline.trail, pipeline.hops, pipeline.edges)
+            self._learn_end(pipeline)
         self.lanes.close(run_id, tuple(pipeline.pools))
         self.expiries.drop(run_id)
+        self.silences.drop(run_id)
         self.closed.pop(run_id, None)
         self.closed[run_id] = {**reports.of_pipeline(pipeline, self.now_s), "status": why, "probably_over": True}
         self.counts["closed"] += 1
@@ -254,13 +261,13 @@ class Book:
 
     def report(self, pipeline: Pipeline) -> dict[str, object]:
         """Of a live pipeline."""
-        return {**reports.of_pipeline(pipeline, self.now_s), "probably_over": self.probably_over(pipeline)}
+        over = pipeline.run_id in self.pipelines.silent
+        return {**reports.of_pipeline(pipeline, self.now_s), "probably_over": over}
 
-    def probably_over(self, pipeline: Pipeline) -> bool:
-        """Whether it has most likely ended without saying so (`Profiles.probably_over`)."""
-        if pipeline.live or pipeline.last_finish_s is None:
-            return False
-        return self.profiles.probably_over(pipeline.last_place, self.now_s - pipeline.last_finish_s)
+    def make_room(self) -> None:
+        """Where no more pipelines may be live, close one that is probably over, if there is one."""
+        if len(self.pipelines) >= self.config.max_live_pipelines and self.pipelines.silent:
+            self.close(next(iter(self.pipelines.silent)), "idle")
 
     # Workers.
 
@@ -287,6 +294,7 @@ class Book:
         self.pipelines.check_invariants()
         self.lanes.check_invariants()
         self.expiries.check_invariants(self.pipelines)
+        self.silences.check_invariants(self.pipelines)
         for pool in self.pools.values():
             pool.check_invariants()
         for state in self.pipelines.calls():
@@ -296,6 +304,15 @@ class Book:
         running = {s.call.call_id for s in self.pipelines.calls() if s.status is CallStatus.RUNNING}
         assert len(flights) == len(set(flights)) and running.issuperset(flights)
         assert self.counts["calls"] == len(self.pipelines.calls()) + sum(self.counts[name] for name in _OUTCOMES)
+
+    def _learn_end(self, pipeline: Pipeline) -> None:
+        """It came to its end: once, though it may have seemed so before."""
+        if pipeline.end_learned:
+            return
+        pipeline.end_learned = True
+        self.profiles.observe_end(pipeline.graph_name, pipeline.trail, pipeline.hops, pipeline.edges)
+        if pipeline.finished == pipeline.calls:
+            self.profiles.demand.observe(pipeline)
 
     def _await_in_lane(self, pipeline: Pipeline, state: CallState, pool: Pool) -> None:
         """Note what the pipeline had computed before, and whether its context is still warm enough to protect. How much of

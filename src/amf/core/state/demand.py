@@ -1,35 +1,39 @@
 """What pipelines of one call graph ask of the fleet, learned from those that came to their end.
 
-Work is capacity, not latency: the account's GPU seconds, in which a decode iteration is shared by its batch. A pipeline's path
-is what its longest chain of calls would take if each had its worker alone, and the seconds in which only its tools ran. Its
-logarithm is taken as normal. How much longer calls take in the batches they really share is its dilation, which follows the
-load; were it part of the path, an overload would make every deadline look hopeless.
+*Work* is capacity, not latency: the worker-seconds of a call whose decode iterations are shared by a full batch
+(`WorkerState.capacity_s`). A pipeline's *path* is what its longest chain of calls would take if each had its worker alone,
+and the seconds in which only its tools ran.
+
+Pipelines of one graph differ, and two things are known of a new one: how long its first prompt is, and how much time its
+caller gives it, who tends to know what he asks for. Its path is predicted from both (`logline.py`), and its work in every
+pool is taken to grow with its path. Without a deadline it counts as the mean pipeline.
 """
 
-from math import erf, inf, log, sqrt
+from collections.abc import Iterator
+from math import inf, log
+from typing import Any
 
 from amf.core.config import FabricConfig
+from amf.core.state.logline import Guess, LogLine
+from amf.core.state.mean import Mean
 from amf.core.state.pipelines import Pipeline
-from amf.core.state.profiles import Mean
 
 _LEAST_S = 1e-3
-_FOLLOW = 0.05  # how fast the dilation follows the load
 
 
 class GraphDemand:
-    """`work_s`: worker-seconds of a whole pipeline by pool. `pipelines`: how many stand behind it."""
+    """`work_s`: mean worker-seconds of a whole pipeline, by pool. `pipelines`: how many stand behind it."""
 
-    __slots__ = ("delay", "log_path", "log_path_squared", "path_s", "pipelines", "work_s")
+    __slots__ = ("line", "path_s", "pipelines", "work_s")
 
     def __init__(self) -> None:
         self.pipelines = 0
         self.work_s: dict[str, Mean] = {}
         self.path_s = Mean(0.0)
-        self.log_path = Mean(0.0)
-        self.log_path_squared = Mean(0.0)
-        self.delay = Mean(0.0, _FOLLOW)
+        self.line = LogLine()
 
     def observe(self, pipeline: Pipeline) -> None:
+        """It came to its end."""
         self.pipelines += 1
         for pool in pipeline.work_s.keys() - self.work_s.keys():
             self.work_s[pool] = mean = Mean(0.0)
@@ -38,33 +42,52 @@ class GraphDemand:
             mean.observe(pipeline.work_s.get(pool, 0.0))
         path_s = max(pipeline.alone_path_s + pipeline.idle_s, _LEAST_S)
         self.path_s.observe(path_s)
-        self.log_path.observe(log(path_s))
-        self.log_path_squared.observe(log(path_s) ** 2)
-        if pipeline.pressure_s > 0.0 and pipeline.last_finish_s is not None:
-            self.delay.observe(max(0.0, pipeline.last_finish_s - pipeline.opened_s - path_s) / pipeline.pressure_s)
+        if pipeline.deadline_s is not None:
+            budget_s = pipeline.deadline_s - pipeline.opened_s
+            self.line.observe(*_known(pipeline.first_tokens, budget_s), log(path_s))
 
-    def odds_within(self, seconds: float) -> float:
-        """Odds that the whole path, at the present dilation, takes no longer than this, by a lognormal of the same moments."""
-        if seconds <= 0.0:
-            return 0.0
-        sigma = sqrt(max(self.log_path_squared.value - self.log_path.value**2, 1e-6))
-        return 0.5 * (1.0 + erf((log(seconds) - self.log_path.value) / (sigma * sqrt(2.0))))
+    def guess(self, first_tokens: int, budget_s: float) -> Guess:
+        """Seconds of the path of a pipeline whose first prompt is so long and which may take so long."""
+        return self.line.guess(*_known(first_tokens, budget_s))
 
-    def latest_useful_s(self, pipeline: Pipeline) -> float:
-        """When its remaining work must be done for the rest of its path to be in time: the deadline, less the share of the path
-        that lies behind the work. Infinite without a deadline."""
+    def size(self, path_s: float) -> float:
+        """How many times the mean pipeline one with this path is."""
+        return path_s / self.path_s.value
+
+    def latest_useful_s(self, pipeline: Pipeline, path_share: float) -> float:
+        """By when its remaining work must be done for it to be in time: the deadline, less `path_share` of the path that lies
+        behind the work. Infinite without a deadline."""
         if pipeline.deadline_s is None:
             return inf
-        return pipeline.deadline_s - self.path_s.value * (1.0 - self.done_share(pipeline))
-
-    def done_share(self, pipeline: Pipeline) -> float:
-        expected_s = sum(mean.value for mean in self.work_s.values())
-        return min(1.0, sum(pipeline.work_s.values()) / expected_s) if expected_s > 0.0 else 1.0
+        left = 1.0 - self._done_share(pipeline)
+        return pipeline.deadline_s - path_share * self.path_s.value * pipeline.size * left
 
     def needed_s(self, pipeline: Pipeline, pool: str) -> float:
         """Worker-seconds that it is still expected to ask of the pool."""
         mean = self.work_s.get(pool)
-        return max(0.0, mean.value - pipeline.work_s.get(pool, 0.0)) if mean else 0.0
+        return max(0.0, mean.value * pipeline.size - pipeline.work_s.get(pool, 0.0)) if mean else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "pipelines": self.pipelines,
+            "work_s": {pool: mean.to_list() for pool, mean in self.work_s.items()},
+            "path_s": self.path_s.to_list(),
+            "line": self.line.to_list(),
+        }
+
+    @classmethod
+    def from_dict(cls, document: dict[str, Any]) -> "GraphDemand":
+        """Raises KeyError, TypeError or ValueError for what `to_dict` cannot have written."""
+        found = cls()
+        found.path_s = Mean.from_list(document["path_s"])
+        found.pipelines = found.path_s.count
+        found.work_s = {str(pool): Mean.from_list(mean) for pool, mean in document["work_s"].items()}
+        found.line = LogLine.from_list(document["line"])
+        return found
+
+    def _done_share(self, pipeline: Pipeline) -> float:
+        expected_s = sum(mean.value for mean in self.work_s.values()) * pipeline.size
+        return min(1.0, sum(pipeline.work_s.values()) / expected_s) if expected_s > 0.0 else 1.0
 
 
 class Demand:
@@ -75,14 +98,37 @@ class Demand:
         self._graphs: dict[str, GraphDemand] = {}
 
     def observe(self, pipeline: Pipeline) -> None:
-        """It came to its end."""
+        """It came to its end, and all its calls were answered."""
         found = self._graphs.pop(pipeline.graph_name, None) or GraphDemand()
-        self._graphs[pipeline.graph_name] = found
         found.observe(pipeline)
-        if len(self._graphs) > self._config.max_graphs:
-            del self._graphs[next(iter(self._graphs))]
+        self._put(pipeline.graph_name, found)
 
     def of(self, graph_name: str) -> GraphDemand | None:
         """None while too few have ended to tell."""
         found = self._graphs.get(graph_name)
         return found if found is not None and found.pipelines >= self._config.demand_evidence else None
+
+    def size(self, pipeline: Pipeline) -> float:
+        """How many times the mean pipeline of its graph it is, as far as can be told at its start."""
+        found = self.of(pipeline.graph_name)
+        if found is None or pipeline.deadline_s is None:
+            return 1.0
+        budget_s = pipeline.deadline_s - pipeline.opened_s
+        return found.size(found.guess(pipeline.first_tokens, budget_s).mean)
+
+    def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, found in list(self._graphs.items()):
+            yield name, found.to_dict()
+
+    def load(self, name: str, document: dict[str, Any]) -> None:
+        """Raises as `GraphDemand.from_dict` does."""
+        self._put(name, GraphDemand.from_dict(document))
+
+    def _put(self, name: str, found: GraphDemand) -> None:
+        self._graphs[name] = found
+        if len(self._graphs) > self._config.max_graphs:
+            del self._graphs[next(iter(self._graphs))]
+
+
+def _known(first_tokens: int, budget_s: float) -> tuple[float, float]:
+    return log(max(first_tokens, 1)), log(max(budget_s, _LEAST_S))

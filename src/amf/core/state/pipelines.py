@@ -81,9 +81,13 @@ class Pipeline:
     trail: Trail = field(default_factory=Trail)
     served_path_s: float = 0.0  # service on the longest chain of calls that finished
     alone_path_s: float = 0.0  # the same if each had its worker alone
-    pressure_s: float = 0.0  # at its start: work of live pipelines a worker, where it was most
     idle_s: float = 0.0  # when none of its calls was open
-    work_s: dict[str, float] = field(default_factory=dict)  # pool -> GPU seconds charged
+    work_s: dict[str, float] = field(
+        default_factory=dict
+    )  # pool -> worker-seconds its finished calls cost a busy worker
+    first_tokens: int = 0  # of its first prompt
+    size: float = 1.0  # times the mean pipeline of its graph, as was expected at its start
+    end_learned: bool = False
     contexts: dict[str, int] = field(default_factory=dict)  # pool -> tokens of the last finished prompt and its answer
     attained: dict[str, tuple[float, float]] = field(default_factory=dict)  # pool -> (weighted tokens, as of when)
 
@@ -102,6 +106,7 @@ class Pipelines:
 
     def __init__(self) -> None:
         self._live: dict[str, Pipeline] = {}
+        self.silent: dict[str, None] = {}  # live runs that are probably over, silent longest first
         self._calls: dict[str, CallState] = {}
 
     def __len__(self) -> int:
@@ -129,7 +134,13 @@ class Pipelines:
             pipeline.last_event_s = now_s
             self._live[run_id] = pipeline
 
+    def fell_silent(self, run_id: str) -> Pipeline:
+        """It is probably over, until a call of it says otherwise."""
+        self.silent[run_id] = None
+        return self._live[run_id]
+
     def add_call(self, state: CallState) -> None:
+        self.silent.pop(state.call.run_id, None)
         self._calls[state.call.call_id] = state
         self._live[state.call.run_id].live[state.call.call_id] = state
 
@@ -140,6 +151,7 @@ class Pipelines:
 
     def close(self, run_id: str) -> Pipeline:
         pipeline = self._live.pop(run_id)
+        self.silent.pop(run_id, None)
         assert not pipeline.live, "a pipeline was closed with calls still live"
         return pipeline
 
@@ -156,3 +168,4 @@ class Pipelines:
     def check_invariants(self) -> None:
         owned = [call_id for pipeline in self._live.values() for call_id in pipeline.live]
         assert sorted(owned) == sorted(self._calls)
+        assert all(run_id in self._live and not self._live[run_id].live for run_id in self.silent)

@@ -11,11 +11,14 @@ carry all of it over a restart, as JSON-able dicts: names, counts, tokens and se
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import inf
 from typing import Any
 
 from amf.core.config import FabricConfig
+from amf.core.state.demand import Demand
+from amf.core.state.mean import Mean
 from amf.core.state.prediction import QUANTITIES, Place, Prediction, Quantity, Sketches, Source
-from amf.core.state.sketch import ERROR, Sketch, measure
+from amf.core.state.sketch import Sketch, measure
 from amf.core.state.transitions import Edge, Trail, Transitions, name
 from amf.core.types import Call
 
@@ -23,26 +26,8 @@ FORMAT = 1  # of the records
 
 _MEMORY_RETURNS = 4_000  # beyond it, older outcomes count half
 _PRIOR_RETURNS = 8  # returns that count as seen before any was
+_OVER_MARGIN = 2.0  # a quantile of few observations is easily too low
 _RESIDENT_GAPS = 8.0  # an idle pipeline is expected back for this many mean gaps
-
-
-class Mean:
-    """A mean that follows slow change: exact up to 1 / `floor` observations, exponentially weighted after."""
-
-    __slots__ = ("count", "floor", "value")
-
-    def __init__(self, value: float, floor: float = 0.02) -> None:
-        self.value = value
-        self.count = 0
-        self.floor = floor
-
-    def observe(self, value: float) -> None:
-        self.count += 1
-        self.value += (value - self.value) * max(1.0 / self.count, self.floor)
-
-    def load(self, value: object, count: object) -> None:
-        """Raises ValueError if these are no mean and count."""
-        self.value, self.count = measure(value), int(measure(count))
 
 
 _MEANS = ("output_tokens", "context_tokens", "service_s", "gap_s")
@@ -61,7 +46,7 @@ class Profile:
         self.sketches = Sketches()
 
     def to_dict(self) -> dict[str, Any]:
-        means = {each: [mean.value, mean.count] for each in _MEANS if (mean := getattr(self, each)).count}
+        means = {each: mean.to_list() for each in _MEANS if (mean := getattr(self, each)).count}
         sketches = {each: sketch.to_dict() for each in QUANTITIES if (sketch := getattr(self.sketches, each)).count}
         return {"means": means, "outcomes": self.outcomes, "returns": self.returns, "sketches": sketches}
 
@@ -71,7 +56,7 @@ class Profile:
         profile = cls(config)
         for each in _MEANS:
             if each in document["means"]:
-                getattr(profile, each).load(*document["means"][each])
+                setattr(profile, each, Mean.from_list(document["means"][each]))
         for quantity in QUANTITIES:
             if quantity in document["sketches"]:
                 setattr(profile.sketches, quantity, Sketch.from_dict(document["sketches"][quantity]))
@@ -89,6 +74,7 @@ class Profiles:
         self._positions: dict[tuple[str, str], Profile] = {}
         self._pools: dict[str, Profile] = {}
         self._graphs: dict[str, Transitions] = {}
+        self.demand = Demand(config)
 
     def observe_call(self, call: Call, output_tokens: int, service_s: float, growth_tokens: int | None = None) -> None:
         """A call finished. `growth_tokens`: how much longer its prompt was than what its pipeline had in the pool, if known."""
@@ -169,16 +155,14 @@ class Profiles:
             return Prediction(declared, 0.0, Source.DECLARED)
         return Prediction(seen.calls_per_pipeline(hop), seen.reached(hop), Source.POSITION)
 
-    def probably_over(self, place: Place, idle_s: float) -> bool:
-        """Whether a pipeline without an open call, whose last one finished there this long ago, has most likely ended without
-        saying so: hardly any that went on took as long (`over_quantile`), and never before `over_floor_s`. False while
-        there is not `over_evidence` for it."""
+    def over_after_s(self, place: Place) -> float:
+        """For how long a pipeline without an open call, whose last one finished there, may be silent before it has most likely
+        ended without saying so: twice as long as hardly any that went on took (`over_quantile`), and `over_floor_s` at
+        least. Infinite while there is no evidence for it."""
         gap = self.predict("gap_s", place)
-        return (
-            gap.evidence >= self._config.over_evidence
-            and idle_s > self._config.over_floor_s
-            and idle_s * (1.0 - ERROR) > gap.quantile(self._config.over_quantile)
-        )
+        if gap.source not in (Source.POSITION, Source.POOL):
+            return inf
+        return max(self._config.over_floor_s, _OVER_MARGIN * gap.quantile(self._config.over_quantile))
 
     def expected_output_tokens(self, call: Call) -> float:
         """Mean output at this position, never above the call's own limit."""
@@ -230,13 +214,16 @@ class Profiles:
         """All of it, as JSON-able dicts, the first of which says the format and how many follow. What is learned between two
         of them may or may not be in."""
         pools, positions, graphs = list(self._pools.items()), list(self._positions.items()), list(self._graphs.items())
-        yield {"amf_profiles": FORMAT, "records": len(pools) + len(positions) + len(graphs)}
+        demands = list(self.demand.records())
+        yield {"amf_profiles": FORMAT, "records": len(pools) + len(positions) + len(graphs) + len(demands)}
         for pool, profile in pools:
             yield {"pool": pool, **profile.to_dict()}
         for (graph, hop), profile in positions:
             yield {"graph": graph, "hop": hop, **profile.to_dict()}
         for graph, transitions in graphs:
             yield {"graph": graph, **transitions.to_dict()}
+        for graph, demand in demands:
+            yield {"demand_of": graph, **demand}
 
     @classmethod
     def from_records(cls, records: Sequence[Any], config: FabricConfig) -> "Profiles":
@@ -261,6 +248,8 @@ class Profiles:
             self._positions[name(record["graph"]), name(record["hop"])] = Profile.from_dict(record, self._config)
             if len(self._positions) > self._config.max_profiles:
                 del self._positions[next(iter(self._positions))]
+        elif "demand_of" in record:
+            self.demand.load(name(record["demand_of"]), record)
         else:
             self._graphs[name(record["graph"])] = Transitions.from_dict(record)
             if len(self._graphs) > self._config.max_graphs:

@@ -16,6 +16,7 @@ from amf.core.cost import decode_iteration_s, decode_s, prefill_s
 from amf.core.state.pace import Paces
 from amf.core.types import Worker
 
+_FULL_BATCH = 64  # sequences at which decoding is taken as saturated, memory permitting
 _RECENT_S = 180.0  # how far back recent work reaches: the window of Preble
 
 
@@ -108,8 +109,15 @@ class WorkerState:
     def alone_s(self, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> float:
         """Expected seconds of a call that has the worker to itself."""
         new_tokens = max(prompt_tokens - cached_tokens, 0)
-        decode = decode_s(self.profile, output_tokens, 1, prompt_tokens) if output_tokens > 1 else 0.0
-        return self.prefill_s(new_tokens, cached_tokens) + decode * self.decode_scale
+        decoded_s = decode_s(self.profile, output_tokens - 1, 1, prompt_tokens)
+        return self.prefill_s(new_tokens, cached_tokens) + decoded_s * self.decode_scale
+
+    def capacity_s(self, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> float:
+        """Worker-seconds that a call costs a busy worker: its prefill, and its share of the iterations of a full batch."""
+        context_tokens = max(prompt_tokens + output_tokens, 1)
+        batch = max(1, min(_FULL_BATCH, self.spec.max_running, self.kv_tokens // context_tokens))
+        decoded_s = decode_s(self.profile, output_tokens, batch, batch * prompt_tokens) / batch
+        return self.prefill_s(max(prompt_tokens - cached_tokens, 0), cached_tokens) + decoded_s * self.decode_scale
 
     def restore_s(self, lower_tokens: int, config: FabricConfig) -> float:
         """Seconds to load back what is warm only in a lower tier."""
