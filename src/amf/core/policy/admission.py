@@ -66,15 +66,9 @@ def _by_demand(call: Call, view: FleetView, share: float) -> Verdict:
 def _lacking_s(pool: str, new: tuple[float, float], view: FleetView, share: float) -> tuple[float, str]:
     """By how many seconds the pool's work would be due too soon if `new` (when due, worker-seconds) came to it, and where; 0 if
     there is time enough."""
-    demands, rate = [new], share * max(view.workers.get(pool, 0), 1)
-    for pipeline in view.pipelines.live():
-        if pipeline.deadline_s is None or pipeline.deadline_s < view.now_s or pipeline.run_id in view.pipelines.silent:
-            continue
-        demand = view.profiles.demand.of(pipeline.graph_name)
-        if demand is not None and (needed_s := demand.needed_s(pipeline, pool)) > 0.0:
-            demands.append((demand.latest_useful_s(pipeline, view.config.demand_path_share), needed_s))
+    rate = share * max(view.workers.get(pool, 0), 1)
     total_s = 0.0
-    for due_s, needed_s in sorted(demands):
+    for due_s, needed_s in sorted([new, *view.pledges.of_pool(pool)]):
         total_s += needed_s
         time_s = max(due_s - view.now_s, _SOON_S)
         if due_s >= new[0] and total_s > rate * time_s:
