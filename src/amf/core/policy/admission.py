@@ -57,7 +57,7 @@ def _by_demand(call: Call, view: FleetView, share: float) -> Verdict:
         return Verdict(Because(reason=reason), "deadline_infeasible")
     due_s = call.deadline_s - view.config.demand_path_share * path.mean
     for pool, mean in own.work_s.items():
-        lacking_s, reason = _lacking_s(pool, (due_s, mean.value * own.size(path.mean)), view, share)
+        lacking_s, reason = _lacking_s(pool, (due_s, mean.value * own.size(path.mean)), view, share * own.margin)
         if lacking_s > 0.0:
             return Verdict(Because(reason=reason), "pipeline_admission_refused", max(lacking_s, _LEAST_RETRY_S))
     return verdict
