@@ -30,8 +30,8 @@ _LEAST_MARGIN, _MOST_MARGIN = 0.5, 4.0
 
 
 class GraphDemand:
-    """`work_s`: mean worker-seconds of a whole pipeline, by pool. `pipelines`: how many stand behind it. `margin`: how many times
-    more than estimated may be promised."""
+    """`work_s`: mean worker-seconds of a whole pipeline, by pool. `pipelines`: how many stand behind it. `margin`: how many
+    times more than estimated may be promised."""
 
     __slots__ = ("line", "margin", "path_s", "pipelines", "work_s")
 
