@@ -17,17 +17,19 @@ from amf.core.config import FabricConfig
 from amf.core.state.logline import Guess, LogLine
 from amf.core.state.mean import Mean
 from amf.core.state.pipelines import Pipeline
+from amf.core.state.sketch import measure
 
 _LEAST_S = 1e-3
 
 
 class GraphDemand:
-    """`work_s`: mean worker-seconds of a whole pipeline, by pool. `pipelines`: how many stand behind it."""
+    """`work_s`: mean worker-seconds of a whole pipeline, by pool. `pipelines`: how many stand behind it. `timed`: how many of
+    these had a deadline, since only they say what a path is for a given time."""
 
-    __slots__ = ("line", "path_s", "pipelines", "work_s")
+    __slots__ = ("line", "path_s", "pipelines", "timed", "work_s")
 
     def __init__(self) -> None:
-        self.pipelines = 0
+        self.pipelines = self.timed = 0
         self.work_s: dict[str, Mean] = {}
         self.path_s = Mean(0.0)
         self.line = LogLine()
@@ -43,6 +45,7 @@ class GraphDemand:
         path_s = max(pipeline.alone_path_s + pipeline.idle_s, _LEAST_S)
         self.path_s.observe(path_s)
         if pipeline.deadline_s is not None:
+            self.timed += 1
             budget_s = pipeline.deadline_s - pipeline.opened_s
             self.line.observe(*_known(pipeline.first_tokens, budget_s), log(path_s))
 
@@ -69,7 +72,7 @@ class GraphDemand:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "pipelines": self.pipelines,
+            "timed": self.timed,
             "work_s": {pool: mean.to_list() for pool, mean in self.work_s.items()},
             "path_s": self.path_s.to_list(),
             "line": self.line.to_list(),
@@ -80,7 +83,9 @@ class GraphDemand:
         """Raises KeyError, TypeError or ValueError for what `to_dict` cannot have written."""
         found = cls()
         found.path_s = Mean.from_list(document["path_s"])
-        found.pipelines = found.path_s.count
+        found.pipelines, found.timed = found.path_s.count, int(measure(document["timed"]))
+        if not (0.0 < found.path_s.value and found.timed <= found.pipelines):
+            raise ValueError(f"{found.timed} of {found.pipelines} pipelines had a deadline, {found.path_s.value} s the mean path")
         found.work_s = {str(pool): Mean.from_list(mean) for pool, mean in document["work_s"].items()}
         found.line = LogLine.from_list(document["line"])
         return found
@@ -104,9 +109,9 @@ class Demand:
         self._put(pipeline.graph_name, found)
 
     def of(self, graph_name: str) -> GraphDemand | None:
-        """None while too few have ended to tell."""
+        """None while too few that had a deadline have ended to tell."""
         found = self._graphs.get(graph_name)
-        return found if found is not None and found.pipelines >= self._config.demand_evidence else None
+        return found if found is not None and found.timed >= max(1, self._config.demand_evidence) else None
 
     def size(self, pipeline: Pipeline) -> float:
         """How many times the mean pipeline of its graph it is, as far as can be told at its start."""
