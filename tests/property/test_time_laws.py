@@ -43,7 +43,9 @@ def test_hops_are_due_in_order_along_every_path_and_the_last_within_the_slo(grap
     profiles = room.fabric.book.profiles
     for number in range(40 if taught else 0):
         hop = random.choice(graph.order)
-        profiles.observe_call(Call(call_id=f"s{number}", run_id="s", pool="m", graph="g", hop=hop), 10, random.random() * 30)
+        profiles.observe_call(
+            Call(call_id=f"s{number}", run_id="s", pool="m", graph="g", hop=hop), 10, random.random() * 30
+        )
     due: dict[str, float] = {}
     for hop in graph.order:  # all of them open at once
         deadline_s = SLO_S if not due else None
@@ -143,7 +145,9 @@ def test_who_asks_for_more_time_is_taken_to_need_more():
 def test_an_admitted_pipeline_is_never_refused_by_admission_later(steps: list[tuple[int, float, int]]):
     room = Room("fabric", workers=("w1",), demand_evidence=2, max_live_pipelines=4)
     for number in range(3):
-        room.serve(f"t{number}", prompt=prefix((f"t{number}", 51_200)), graph="g", final=True, deadline_s=room.now_s + 300)
+        room.serve(
+            f"t{number}", prompt=prefix((f"t{number}", 51_200)), graph="g", final=True, deadline_s=room.now_s + 300
+        )
     for number, (run, budget_s, blocks) in enumerate(steps):
         live = room.fabric.is_live(f"r{run}")
         prompt = prefix((f"c{number}", 1_600 * blocks))

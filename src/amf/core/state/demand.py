@@ -84,8 +84,10 @@ class GraphDemand:
         found = cls()
         found.path_s = Mean.from_list(document["path_s"])
         found.pipelines, found.timed = found.path_s.count, int(measure(document["timed"]))
-        if not (0.0 < found.path_s.value and found.timed <= found.pipelines):
-            raise ValueError(f"{found.timed} of {found.pipelines} pipelines had a deadline, {found.path_s.value} s the mean path")
+        if not found.path_s.value or found.timed > found.pipelines:
+            raise ValueError(
+                f"{found.timed} of {found.pipelines} pipelines had deadlines, their mean path is {found.path_s.value} s"
+            )
         found.work_s = {str(pool): Mean.from_list(mean) for pool, mean in document["work_s"].items()}
         found.line = LogLine.from_list(document["line"])
         return found
