@@ -129,7 +129,7 @@ def test_work_is_the_mean_over_all_pipelines_in_pools_that_only_some_use():
 
 
 def test_what_a_pipeline_still_needs_and_by_when():
-    """Mean: 4 s of work on a path of 10 s. One of twice the size that has done 2 s of its 8 has 3/4 of its path of 20 s left."""
+    """Mean: 4 s of work on a path of 10 s. One of twice the size that has done 2 s of its 8 has 3/4 of its 20 s left."""
     demand = GraphDemand()
     demand.observe(pipeline())
     half = pipeline(size=2.0, work_s={"m": 2.0})
