@@ -12,7 +12,7 @@ LONG = prefix(("long", 100_000))
 
 
 def taught(policy: str = "fabric", **config: object) -> Room:
-    """A room that has seen twelve runs of graph g with deadlines end, each of one call of about 6 s, and their pauses."""
+    """A room that has seen six runs of graph g with deadlines end, each of two calls of about 6 s with a pause between."""
     config = {"demand_evidence": 4, "min_evidence": 4, "over_floor_s": 5.0, **config}
     room = Room(policy, workers=("w1",), **config)
     for number in range(6):
@@ -194,6 +194,14 @@ def test_a_silent_run_makes_room_for_a_new_one_where_no_more_may_be_live():
     assert refused(arrive(room, "new")) == "" and not room.fabric.is_live("quiet")
     assert room.fabric.run_report("quiet")["status"] == "idle"
     assert refused(arrive(room, "newer")) == "pipeline_admission_refused", "neither of the two is silent"
+
+
+def test_a_silent_run_makes_no_room_for_one_that_is_refused():
+    room = taught(max_live_pipelines=1)
+    ask(room, "quiet", final=False)
+    room.wake(room.now_s + 30.0)
+    assert refused(arrive(room, "hopeless", 0.001)) == "deadline_infeasible"
+    assert room.fabric.is_live("quiet") and refused(room.arrive("back", "quiet", graph="g", hop="h")) == ""
 
 
 # --- Run ids --------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import math
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_graph_laws import graphs
 
@@ -179,7 +179,12 @@ def test_a_line_is_recovered(a: float, b: float, level: float, noise: float, see
 positive = st.floats(1e-3, 1e9)
 
 
+STEEP = [(1.0, 1.0, 1e-3), (1.0, 1.05, 1e9)]  # a slope of 86, after which 1e9 would be e to the 1,780th
+
+
 @given(st.lists(st.tuples(positive, positive, positive), max_size=30), st.integers(1, 300), positive, positive)
+@example(STEEP, 300, 1.0, 1e9)
+@example(STEEP, 300, 1.0, 1e-3)
 def test_a_guess_is_finite_and_positive_whatever_was_seen(
     seen: list[tuple[float, float, float]], times: int, x1: float, x2: float
 ):

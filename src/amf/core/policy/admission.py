@@ -20,7 +20,7 @@ def by_bounds(call: Call, view: FleetView) -> Verdict:
         return Verdict(
             Because(reason=f"the deadline passed {late_s:.3f} s before the pipeline began"), "deadline_exceeded"
         )
-    live = len(view.pipelines)
+    live = len(view.pipelines) - len(view.pipelines.silent)  # those make room
     if live >= config.max_live_pipelines:
         ages_s = sum(view.now_s - pipeline.opened_s for pipeline in view.pipelines.live())
         retry_s = max(ages_s / live / live, 0.1)
@@ -45,7 +45,7 @@ def _by_demand(call: Call, view: FleetView, share: float) -> Verdict:
     and not a quantile of it: over many pipelines sums concentrate. Only where the new pipeline's work, or work due after
     it, is short of time can it be the cause.
 
-    Nothing is refused before `demand_evidence` pipelines of the graph have come to their end."""
+    Nothing is refused before `demand_evidence` pipelines of the graph with a deadline have come to their end."""
     verdict, own = by_bounds(call, view), view.profiles.demand.of(call.graph)
     if verdict.code or call.deadline_s is None or own is None:
         return verdict
