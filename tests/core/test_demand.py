@@ -6,7 +6,7 @@ from math import exp, inf, log, sqrt
 import pytest
 
 from amf.core.config import FabricConfig
-from amf.core.policy.admission import by_demand, by_hard_demand
+from amf.core.policy.admission import by_demand
 from amf.core.policy.interface import FleetView, Verdict
 from amf.core.state.demand import GraphDemand
 from amf.core.state.lanes import Lanes
@@ -18,6 +18,8 @@ from amf.core.state.pledges import Pledges
 from amf.core.state.profiles import Profiles
 from amf.core.types import Call, SloClass
 from kit import prefix
+
+RULES = FabricConfig(demand_share=0.8, demand_path_share=1.0)  # of admission, whatever is best by default
 
 
 def pipeline(run: str = "r", budget_s: float | None = 100.0, path_s: float = 10.0, **changes: object) -> Pipeline:
@@ -49,14 +51,14 @@ def learned(*ended: Pipeline, **config: object) -> Profiles:
     return profiles
 
 
-def ask(profiles: Profiles, budget_s: float, pledged: dict[int, float], workers: int = 1, rule=by_demand) -> Verdict:
+def ask(profiles: Profiles, budget_s: float, pledged: dict[int, float], workers: int = 1) -> Verdict:
     """`pledged`: worker-seconds of pool m by the second they are due."""
     pledges = Pledges()
     for due_s, seconds in pledged.items():
         pledges.set(f"live{due_s}", due_s + 20.0, due_s, {"m": seconds})
     view = FleetView(
         now_s=0.0,
-        config=FabricConfig(),
+        config=RULES,
         pipelines=Pipelines(),
         profiles=profiles,
         lanes=Lanes(),
@@ -64,7 +66,7 @@ def ask(profiles: Profiles, budget_s: float, pledged: dict[int, float], workers:
         pledges=pledges,
     )
     call = Call(call_id="c", run_id="c", pool="m", graph="g", prefix=prefix(("p", 1_024)), deadline_s=budget_s)
-    return rule(call, view)
+    return by_demand(call, view)
 
 
 # --- A mean ---------------------------------------------------------------------------------------------------------------
@@ -184,10 +186,22 @@ def test_work_due_by_any_time_may_not_exceed_what_can_be_done(pledged, workers, 
     assert (verdict.code, verdict.retry_after_s) == (code, retry_after_s and pytest.approx(retry_after_s, abs=0.01))
 
 
-def test_where_late_pipelines_are_given_up_more_is_promised():
-    profiles = learned(*SAME)  # 1.2 x 90 = 108 s
-    assert ask(profiles, 100.0, {50: 103.0}, rule=by_hard_demand).code == ""
-    assert ask(profiles, 100.0, {50: 105.0}, rule=by_hard_demand).code == "pipeline_admission_refused"
+def test_kept_promises_earn_a_margin_and_broken_ones_lose_it():
+    """Of a target of 0.8, a kept promise raises the margin's logarithm by 0.1 x 0.2, a broken one lowers it by 0.1 x 0.8."""
+    profiles = learned(*SAME)
+    demand = profiles.demand.of("g")
+    assert demand is not None and ask(profiles, 100.0, {50: 90.0}).code == "pipeline_admission_refused"
+    for _ in range(16):
+        demand.judge(True, 0.8)
+    assert demand.margin == pytest.approx(exp(0.32))  # and so 72 x 1.377 = 99 s may be done
+    assert ask(profiles, 100.0, {50: 90.0}).code == "" and ask(profiles, 100.0, {50: 97.0}).code
+    for _ in range(4):
+        demand.judge(False, 0.8)
+    assert demand.margin == pytest.approx(1.0), "in balance at four in five"
+    for kept, bound in ((True, 4.0), (False, 0.5)):
+        for _ in range(200):
+            demand.judge(kept, 0.8)
+        assert demand.margin == bound
 
 
 def test_a_deadline_that_the_path_alone_will_miss_is_infeasible_and_needs_no_hint():
@@ -211,6 +225,7 @@ def records(*ended: Pipeline) -> list[dict]:
 
 def test_demand_survives_as_json():
     before = learned(*SAME, pipeline(budget_s=None), pipeline(budget_s=300.0, path_s=30.0))
+    before.demand.of("g").judge(True, 0.8)
     after = Profiles.from_records(json.loads(json.dumps(list(before.records()))), FabricConfig())
     one, other = before.demand.of("g"), after.demand.of("g")
     assert one is not None and other is not None and other.to_dict() == one.to_dict()
@@ -228,6 +243,7 @@ def test_demand_survives_as_json():
         lambda demand: demand["line"].__setitem__(0, 0.0),
         lambda demand: demand.update(path_s=[0.0, 8]),
         lambda demand: demand.update(timed=9),
+        lambda demand: demand.update(margin=-1.0),
         lambda demand: demand.update(work_s={"m": [-1.0, 8]}),
     ],
 )

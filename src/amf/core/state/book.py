@@ -50,7 +50,10 @@ class Book:
             self.silences.drop(run_id)
             self.pledges.drop(run_id)
             self._learn_end(self.pipelines.fell_silent(run_id))
-        self.pledges.advance(now_s)
+        for run_id in self.pledges.advance(now_s):
+            pipeline = self.pipelines.get(run_id)
+            if pipeline is not None and pipeline.live:
+                self._judge(pipeline, False)
 
     # Pipelines and their calls.
 
@@ -326,12 +329,21 @@ class Book:
         needed_s = {pool: seconds for pool in demand.work_s if (seconds := demand.needed_s(pipeline, pool)) > 0.0}
         return self.pledges.set(pipeline.run_id, deadline_s, due_s, needed_s)
 
+    def _judge(self, pipeline: Pipeline, in_time: bool) -> None:
+        """What became of the promise that its admission was, once."""
+        demand = self.profiles.demand.of(pipeline.graph_name)
+        if demand is not None and not pipeline.promise_judged:
+            pipeline.promise_judged = True
+            demand.judge(in_time, self.config.promise_target)
+
     def _learn_end(self, pipeline: Pipeline) -> None:
         """It came to its end: once, though it may have seemed so before."""
         if pipeline.end_learned:
             return
         pipeline.end_learned = True
         self.profiles.observe_end(pipeline.graph_name, pipeline.trail, pipeline.hops, pipeline.edges)
+        if pipeline.deadline_s is not None and pipeline.last_finish_s is not None:
+            self._judge(pipeline, pipeline.last_finish_s <= pipeline.deadline_s)
         if pipeline.finished == pipeline.calls:
             self.profiles.demand.observe(pipeline)
 

@@ -20,9 +20,13 @@ class Pledges:
         self._due: dict[str, dict[int, tuple[int, float]]] = {}  # pool -> due second -> pipelines, worker-seconds
         self._deadlines = Expiries()
 
-    def advance(self, now_s: float) -> None:
+    def advance(self, now_s: float) -> list[str]:
+        """Returns the runs whose deadlines have passed."""
+        late: list[str] = []
         while (run_id := self._deadlines.due(now_s)) is not None:
             self.drop(run_id)
+            late.append(run_id)
+        return late
 
     def set(self, run_id: str, deadline_s: float, due_s: float, needed_s: Mapping[str, float]) -> None:
         """The run still needs so many worker-seconds of each pool, all done by `due_s`, to meet its deadline."""
