@@ -204,6 +204,19 @@ def test_kept_promises_earn_a_margin_and_broken_ones_lose_it():
         assert demand.margin == bound
 
 
+@pytest.mark.parametrize("margin", [1.0, 0.5])
+def test_a_pipeline_that_would_be_alone_is_refused_by_its_odds_only(margin: float):
+    """Its 4 s of work do not fit into 0.8 x (12 - 10) s, but nobody else's are in the way, and the margin could never rise
+    again if nobody were admitted."""
+    profiles = learned(*SAME)
+    demand = profiles.demand.of("g")
+    assert demand is not None
+    demand.margin = margin
+    assert ask(profiles, 12.0, {}).code == ""
+    assert ask(profiles, 12.0, {300: 0.1}).code == "pipeline_admission_refused"
+    assert ask(profiles, 9.0, {}).code == "deadline_infeasible"
+
+
 def test_a_deadline_that_the_path_alone_will_miss_is_infeasible_and_needs_no_hint():
     verdict = ask(learned(*SAME), 5.0, {})
     assert (verdict.code, verdict.retry_after_s) == ("deadline_infeasible", None)

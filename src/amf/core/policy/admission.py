@@ -58,10 +58,10 @@ def by_demand(call: Call, view: FleetView) -> Verdict:
 
 def _lacking_s(pool: str, new: tuple[float, float], view: FleetView, share: float) -> tuple[float, str]:
     """By how many seconds the pool's work would be due too soon if `new` (when due, worker-seconds) came to it, and where; 0 if
-    there is time enough."""
-    rate = share * max(view.workers.get(pool, 0), 1)
+    there is time enough, or nobody else has work there: a margin that fell could not rise again if none were admitted."""
+    pledged, rate = view.pledges.of_pool(pool), share * max(view.workers.get(pool, 0), 1)
     total_s = 0.0
-    for due_s, needed_s in sorted([new, *view.pledges.of_pool(pool)]):
+    for due_s, needed_s in sorted([new, *pledged]) if pledged else ():
         total_s += needed_s
         time_s = max(due_s - view.now_s, _SOON_S)
         if due_s >= new[0] and total_s > rate * time_s:
