@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from math import inf
 
 import pytest
 
@@ -14,7 +15,7 @@ from amf.core.state.transitions import Trail, Transitions
 from amf.core.types import Call
 from kit import Room, prefix
 
-CONFIG = FabricConfig(min_evidence=3, over_evidence=20, over_floor_s=5.0, over_quantile=0.95)
+CONFIG = FabricConfig(min_evidence=3, over_floor_s=5.0, over_quantile=0.95)
 PLAN, CODE = ("g", "plan", "m"), ("g", "code", "m")
 
 
@@ -144,24 +145,27 @@ def test_transitions_are_bounded_and_follow_drift():
     assert seen.taken("a", "b") / seen.reached("a") > 0.9, "what was so long ago hardly counts"
 
 
-def test_an_idle_pipeline_is_probably_over_only_on_evidence_beyond_the_floor_and_beyond_the_quantile():
+def test_a_pipeline_may_be_silent_for_twice_the_quantile_of_learned_pauses_and_for_the_floor_at_least():
     profiles = Profiles(CONFIG)
     profiles.observe_call(call(), 10, 1.0)
-    for number in range(19):
-        profiles.observe_gap_after(PLAN, 10.0 + number)
-    assert not profiles.probably_over(PLAN, 1e6), "19 pauses are not 20"
-    profiles.observe_gap_after(PLAN, 100.0)
-    assert not profiles.probably_over(PLAN, 27.0) and profiles.probably_over(PLAN, 30.0)
-    for _ in range(500):
+    for _ in range(2):
+        profiles.observe_gap_after(PLAN, 10.0)
+    assert profiles.over_after_s(PLAN) == inf, "two pauses are not three"
+    profiles.observe_gap_after(PLAN, 10.0)
+    assert profiles.over_after_s(PLAN) == about(20.0)
+    for number in range(17):
+        profiles.observe_gap_after(PLAN, 11.0 + number)
+    assert profiles.over_after_s(PLAN) == pytest.approx(52.0, rel=0.06), "p95 of 20 pauses is their 19th or so: 26"
+    for _ in range(1_000):
         profiles.observe_gap_after(PLAN, 0.5)
-    assert not profiles.probably_over(PLAN, 4.9) and profiles.probably_over(PLAN, 5.1), "the floor"
-    assert profiles.probably_over(("g", "new", "m"), 5.1), "as its pool's others"
-    assert not profiles.probably_over(("g", "new", "n"), 1e6)
+    assert profiles.over_after_s(PLAN) == 5.0, "the floor"
+    assert profiles.over_after_s(("g", "new", "m")) == 5.0, "as its pool's others"
+    assert profiles.over_after_s(("g", "new", "n")) == inf
 
 
 def test_a_run_that_went_silent_is_reported_as_probably_over():
-    room = Room(workers=("w1",), over_evidence=20, over_floor_s=5.0)
-    for number in range(30):
+    room = Room(workers=("w1",), over_floor_s=5.0)
+    for number in range(9):
         room.serve(f"c{number}", "r", graph="g", hop="chat")
         room.now_s += 8.0
     room.wake(room.now_s)
@@ -170,12 +174,35 @@ def test_a_run_that_went_silent_is_reported_as_probably_over():
     room.wake(room.now_s + 100.0)
     assert room.fabric.run_report("r")["probably_over"] is False, "a call of it is open"
     room.finish("open")
-    room.wake(room.now_s + 9.0)
+    room.wake(room.now_s + 15.0)
+    assert room.fabric.run_report("r")["probably_over"] is False, "not yet 16 s, twice its pauses"
+    room.wake(room.now_s + 2.0)
     assert [room.fabric.run_reports(1)[0][key] for key in ("status", "probably_over")] == ["live", True]
     room.serve("back", "r", graph="g", hop="chat")
     assert room.fabric.run_report("r")["probably_over"] is False, "it was not"
     room.close("r")
     assert room.fabric.run_report("r")["probably_over"] is True
+
+
+def test_a_run_of_one_call_falls_silent_too_and_by_the_pauses_after_that_very_call():
+    room = Room(workers=("w1",), over_floor_s=1.0, min_evidence=4)
+    for number in range(4):
+        room.serve(f"a{number}", f"r{number}", graph="g", hop="ask")
+        room.now_s += 4.0
+        room.serve(f"b{number}", f"r{number}", graph="g", hop="tool")
+        room.now_s += 40.0
+        room.serve(f"c{number}", f"r{number}", graph="g", hop="ask", final=True)
+    room.serve("one", "once", graph="g", hop="ask")
+    room.serve("two", "twice", graph="g", hop="ask")
+    room.serve("three", "twice", graph="g", hop="tool")
+    room.wake(room.now_s + 9.0)
+    assert over_of(room) == [True, False], "twice 4 s after `ask`"
+    room.wake(room.now_s + 72.0)
+    assert over_of(room) == [True, True], "twice 40 s after `tool`"
+
+
+def over_of(room: Room) -> list[object]:
+    return [room.fabric.run_report(run)["probably_over"] for run in ("once", "twice")]
 
 
 def taught() -> Profiles:
@@ -230,7 +257,7 @@ def test_what_was_learned_survives_as_json():
         (lambda records: records.clear(), "does not begin"),
         (lambda records: records.__setitem__(0, [1]), "does not begin"),
         (lambda records: records[0].update(amf_profiles=99), "does not begin"),
-        (lambda records: records.pop(), "should have 4 records and has 3"),
+        (lambda records: records.pop(), "should have 5 records and has 4"),
         (lambda records: records.__setitem__(1, "text"), "record 1 is damaged"),
         (lambda records: records[1].pop("means"), "record 1 is damaged: KeyError: 'means'"),
         (lambda records: records[1]["means"].update(service_s=[-1.0, 3]), "-1.0 is no number from 0 on"),

@@ -28,7 +28,7 @@ class FabricConfig:
     restore_bytes_per_s: float = 50e9  # loading KV back from a lower tier, where a worker does not say
 
     # Admission of pipelines with a deadline (docs/time.md).
-    demand_evidence: int = 8  # ended pipelines of a graph from which on its demand is believed
+    demand_evidence: int = 8  # ended pipelines with a deadline from which on a graph's demand is believed
     demand_share: float = 0.8  # share of a pool's time until a deadline that admitted work may take
     promise_target: float = 0.8  # share of admitted pipelines that is to meet its deadline
     demand_path_share: float = 0.7  # share of its remaining path that is taken to lie behind a pipeline's work

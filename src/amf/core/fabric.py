@@ -158,7 +158,6 @@ class Fabric:
 
     def _admit(self, call: Call) -> Pipeline | None:
         book = self.book
-        book.make_room()
         view = FleetView(
             now_s=book.now_s,
             config=self.config,
@@ -172,6 +171,7 @@ class Fabric:
         if verdict.code:
             self._refuse(call.call_id, verdict.code, verdict.because.reason, verdict.retry_after_s)
             return None
+        book.make_room()
         self._decisions.append(Admit(run_id=call.run_id, because=verdict.because))
         return book.open(call)
 

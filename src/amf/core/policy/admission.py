@@ -20,7 +20,7 @@ def by_bounds(call: Call, view: FleetView) -> Verdict:
         return Verdict(
             Because(reason=f"the deadline passed {late_s:.3f} s before the pipeline began"), "deadline_exceeded"
         )
-    live = len(view.pipelines)
+    live = len(view.pipelines) - len(view.pipelines.silent)  # those make room
     if live >= config.max_live_pipelines:
         ages_s = sum(view.now_s - pipeline.opened_s for pipeline in view.pipelines.live())
         retry_s = max(ages_s / live / live, 0.1)
@@ -36,7 +36,8 @@ def by_demand(call: Call, view: FleetView) -> Verdict:
     pipelines that are still in time may nowhere exceed a share of what the pool's workers can do until then. Expected work
     and not a quantile of it: over many pipelines sums concentrate. Only where the new pipeline's work, or work due after
     it, is short of time can it be the cause. The share is `demand_share`, times the margin that earlier promises have earned
-    (`state/demand.py`). Nothing is refused before `demand_evidence` pipelines of the graph have come to their end."""
+    (`state/demand.py`). Nothing is refused before `demand_evidence` of the graph's pipelines with a deadline have come to
+    their end."""
     verdict, own = by_bounds(call, view), view.profiles.demand.of(call.graph)
     if verdict.code or call.deadline_s is None or own is None:
         return verdict
@@ -57,10 +58,10 @@ def by_demand(call: Call, view: FleetView) -> Verdict:
 
 def _lacking_s(pool: str, new: tuple[float, float], view: FleetView, share: float) -> tuple[float, str]:
     """By how many seconds the pool's work would be due too soon if `new` (when due, worker-seconds) came to it, and where; 0 if
-    there is time enough."""
-    rate = share * max(view.workers.get(pool, 0), 1)
+    there is time enough, or nobody else has work there: a margin that fell could not rise again if none were admitted."""
+    pledged, rate = view.pledges.of_pool(pool), share * max(view.workers.get(pool, 0), 1)
     total_s = 0.0
-    for due_s, needed_s in sorted([new, *view.pledges.of_pool(pool)]):
+    for due_s, needed_s in sorted([new, *pledged]) if pledged else ():
         total_s += needed_s
         time_s = max(due_s - view.now_s, _SOON_S)
         if due_s >= new[0] and total_s > rate * time_s:

@@ -16,6 +16,7 @@ from amf.core.state.ledger import Account, charge
 from amf.core.state.pipelines import CallState, CallStatus, Pipeline, Pipelines
 from amf.core.state.pledges import Pledges
 from amf.core.state.pools import Pool
+from amf.core.state.prediction import Place
 from amf.core.state.profiles import Profiles
 from amf.core.state.workers import Flight, WorkerState
 from amf.core.types import Call, Prefix, Worker
@@ -172,13 +173,12 @@ class Book:
     def finish(self, state: CallState, event: CallFinished) -> tuple[Pipeline, WorkerState | None]:
         """An attempt completed: charge it, learn from it, correct the registry. The lane is left to the caller to settle."""
         call, pool = state.call, self.pools[state.call.pool]
-        pipeline = self.leave(state, "finished")
+        pipeline = self.leave(state, "finished", (call.graph, call.hop, call.pool))
         pipeline.hops[state.hop_id] = pipeline.hops.pop(state.hop_id, 0) + 1
         if len(pipeline.hops) > self.config.max_hops_per_pipeline:
             del pipeline.hops[next(iter(pipeline.hops))]
         pipeline.last_finish_s = self.now_s
-        pipeline.last_place = place = (call.graph, call.hop, call.pool)
-        pipeline.trail.add(place)
+        pipeline.trail.add(pipeline.last_place)
         pipeline.contexts[call.pool] = call.prompt_tokens + event.output_tokens
         pipeline.attain(call.pool, event.prompt_tokens + 2 * event.output_tokens, self.now_s)
         service_s = self.now_s - state.dispatched_s
@@ -240,14 +240,15 @@ class Book:
             self.abandon(state)
         return self.leave(state, outcome)
 
-    def leave(self, state: CallState, outcome: str) -> Pipeline:
-        """The call ends, exactly once; `outcome` is one of finished, failed, refused, cancelled."""
+    def leave(self, state: CallState, outcome: str, place: Place | None = None) -> Pipeline:
+        """The call ends, exactly once; `outcome` is one of finished, failed, refused, cancelled. `place`: where it finished."""
         self.pipelines.end_call(state.call.call_id)
         pipeline = self.pipelines.get(state.call.run_id)
         assert pipeline is not None
         setattr(pipeline, outcome, getattr(pipeline, outcome) + 1)
         self.counts[outcome] += 1
         self.pipelines.touch(pipeline.run_id, self.now_s)
+        pipeline.last_place = place or pipeline.last_place
         if not pipeline.live:
             self.silences.set(pipeline.run_id, self.now_s + self.profiles.over_after_s(pipeline.last_place))
         return pipeline

@@ -30,13 +30,14 @@ _LEAST_MARGIN, _MOST_MARGIN = 0.5, 4.0
 
 
 class GraphDemand:
-    """`work_s`: mean worker-seconds of a whole pipeline, by pool. `pipelines`: how many stand behind it. `margin`: how many
-    times more than estimated may be promised."""
+    """`work_s`: mean worker-seconds of a whole pipeline, by pool. `pipelines`: how many stand behind it. `timed`: how many of
+    these had a deadline, since only they say what a path is for a given time. `margin`: how many times more than estimated may
+    be promised."""
 
-    __slots__ = ("line", "margin", "path_s", "pipelines", "work_s")
+    __slots__ = ("line", "margin", "path_s", "pipelines", "timed", "work_s")
 
     def __init__(self) -> None:
-        self.pipelines = 0
+        self.pipelines = self.timed = 0
         self.work_s: dict[str, Mean] = {}
         self.path_s = Mean(0.0)
         self.line = LogLine()
@@ -58,6 +59,7 @@ class GraphDemand:
         path_s = max(pipeline.alone_path_s + pipeline.idle_s, _LEAST_S)
         self.path_s.observe(path_s)
         if pipeline.deadline_s is not None:
+            self.timed += 1
             budget_s = pipeline.deadline_s - pipeline.opened_s
             self.line.observe(*_known(pipeline.first_tokens, budget_s), log(path_s))
 
@@ -84,7 +86,7 @@ class GraphDemand:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "pipelines": self.pipelines,
+            "timed": self.timed,
             "work_s": {pool: mean.to_list() for pool, mean in self.work_s.items()},
             "path_s": self.path_s.to_list(),
             "line": self.line.to_list(),
@@ -96,7 +98,11 @@ class GraphDemand:
         """Raises KeyError, TypeError or ValueError for what `to_dict` cannot have written."""
         found = cls()
         found.path_s = Mean.from_list(document["path_s"])
-        found.pipelines = found.path_s.count
+        found.pipelines, found.timed = found.path_s.count, int(measure(document["timed"]))
+        if not found.path_s.value or found.timed > found.pipelines:
+            raise ValueError(
+                f"{found.timed} of {found.pipelines} pipelines had deadlines, their mean path is {found.path_s.value} s"
+            )
         found.work_s = {str(pool): Mean.from_list(mean) for pool, mean in document["work_s"].items()}
         found.line = LogLine.from_list(document["line"])
         found.margin = min(max(measure(document["margin"]), _LEAST_MARGIN), _MOST_MARGIN)
@@ -121,9 +127,9 @@ class Demand:
         self._put(pipeline.graph_name, found)
 
     def of(self, graph_name: str) -> GraphDemand | None:
-        """None while too few have ended to tell."""
+        """None while too few that had a deadline have ended to tell."""
         found = self._graphs.get(graph_name)
-        return found if found is not None and found.pipelines >= self._config.demand_evidence else None
+        return found if found is not None and found.timed >= max(1, self._config.demand_evidence) else None
 
     def size(self, pipeline: Pipeline) -> float:
         """How many times the mean pipeline of its graph it is, as far as can be told at its start."""

@@ -6,11 +6,12 @@ thousandth with each new one. The noise is taken as normal, so y is lognormal ar
 """
 
 from dataclasses import dataclass
-from math import erf, exp, log, sqrt
+from math import erf, exp, isfinite, log, sqrt
 
 _KEEP = 0.999
 _RIDGE = 2.0
 _LEAST_VARIANCE = 1e-4
+_FARTHEST = 50.0  # of log y: no line is believed further out
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class LogLine:
         b1, b2 = (c1y * c22 - c2y * c12) / determinant, (c2y * c11 - c1y * c12) / determinant
         unexplained = (syy - sy * sy / n - b1 * c1y - b2 * c2y) / n
         log_median = sy / n + b1 * (x1 - s1 / n) + b2 * (x2 - s2 / n)
+        log_median = max(-_FARTHEST, min(log_median, _FARTHEST))
         return Guess(exp(log_median), sqrt(max(unexplained, _LEAST_VARIANCE)))
 
     def to_list(self) -> list[float]:
@@ -67,4 +69,7 @@ class LogLine:
         if len(document) != len(line._sums):
             raise ValueError(f"a line has {len(line._sums)} sums, not {len(document)}")
         line._sums = [float(each) for each in document]  # type: ignore[arg-type]
+        n, *_ = line._sums
+        if not all(map(isfinite, line._sums)) or n < 0.0 or (not n and any(line._sums)):
+            raise ValueError(f"no line has the sums {line._sums}")
         return line
