@@ -71,20 +71,21 @@ def test_where_late_runs_are_given_up_none_of_them_stands_before_one_in_time():
     assert dispatch_in(room.first_token("busy")).call_id == "good"
 
 
-def test_a_late_call_goes_first_but_once():
-    """`fabric` keeps late runs: each of their calls is served and gone, and a later hop of theirs that comes is one more such
-    call. The calls in time wait for those, not for ever."""
+def test_a_late_call_is_not_the_most_urgent():
+    """It is given its time again, and again twice as much: it goes after what can be in time sooner, before what has longer.
+    Calls take 27 s, so at 54 s, when `soon` has been served, late0 (10 s) should have started at -17 s and is renewed to
+    -17 + 10 x 15 = 133 s, late1 (12 s) to -15 + 12 x 7 = 69 s; `far` may start at 473 s."""
     room = Room("fabric", workers=("w1",))
     room.arrive("busy", prompt=LONG)
-    for name, deadline_s in (("late0", 10.0), ("late1", 12.0), ("good", 500.0)):
+    for name, deadline_s in (("late0", 10.0), ("late1", 12.0), ("soon", 34.0), ("far", 500.0)):
         room.arrive(name, prompt=prefix((name, 100_000)), deadline_s=deadline_s)
     order, sent = [], "busy"
-    for _ in range(3):
+    for _ in range(4):
         room.now_s += 27.0
         decisions = room.first_token(sent) + room.finish(sent, prompt=100_000, cached=0)
         sent = next(each.call_id for each in decisions if type(each).__name__ == "Dispatch")
         order.append(sent)
-    assert order == ["late0", "late1", "good"]
+    assert order == ["soon", "late1", "late0", "far"]
 
 
 # --- State that leaks -----------------------------------------------------------------------------------------------------
