@@ -37,10 +37,10 @@ def least_slack(state: CallState, due_s: float | None, view: View) -> float:
 def renewed_slack(state: CallState, due_s: float | None, view: View) -> float:
     """Least slack first, but a deadline that can no longer be met is not the most urgent of all.
 
-    Whoever is late is given the time of his pipeline again, and twice as much each time he misses that: with a budget of B
-    seconds his call is due B, 3 B, 7 B, ... later than it should have been, the first of these that can still be met. So what is late
-    does not push aside what can be in time, comes before what has more time than that, and after some doublings at the
-    latest nothing that arrives goes before it."""
+    Whoever is late is given the time of his pipeline again, and twice as much each time he misses that: with a budget of
+    B seconds his call is due B, 3 B, 7 B, ... later than it should have been, the first of these that can still be met.
+    So what is late does not push aside what can be in time, comes before what has more time than that, and after some
+    doublings at the latest nothing that arrives goes before it."""
     latest_start_s = least_slack(state, due_s, view)
     pipeline = view.pipelines.get(state.call.run_id)
     if due_s is None or latest_start_s >= view.now_s or pipeline is None or pipeline.deadline_s is None:
