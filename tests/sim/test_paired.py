@@ -147,3 +147,12 @@ def test_settings_together_are_their_mean_for_each_policy_and_seed():
     assert [row["slo_attainment"] for row in made] == [pytest.approx(0.6), None, 0.5]
     with pytest.raises(KeyError):
         together("both", [here, there[1:]])
+
+
+def test_who_refused_what_the_rival_completed_is_not_called_faster():
+    rows = reports(rival=(4.0, 4.0, 4.0), fabric=(2.0, 2.0, 2.0))
+    rows = [{**row, "pipelines": 100, "completed": 80 if row["policy"] == "fabric" else 100} for row in rows]
+    assert found("JCT mean", rows) == Comparison(figure="jct_s.mean", rival="rival", verdict="completed fewer")
+    assert found("hit ratio", rows).verdict != "completed fewer", "a ratio over what was answered"
+    nearly = [{**row, "completed": 99} if row["policy"] == "fabric" else row for row in rows]
+    assert found("JCT mean", nearly).gain == pytest.approx(2.0)

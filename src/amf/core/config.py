@@ -30,8 +30,8 @@ class FabricConfig:
     # Admission of pipelines with a deadline (docs/time.md).
     demand_evidence: int = 8  # ended pipelines of a graph from which on its demand is believed
     demand_share: float = 0.8  # share of a pool's time until a deadline that admitted work may take
-    hard_demand_share: float = 1.2  # the same where late pipelines are given up
-    demand_path_share: float = 1.0  # share of its remaining path that is taken to lie behind a pipeline's work
+    promise_target: float = 0.8  # share of admitted pipelines that is to meet its deadline
+    demand_path_share: float = 0.7  # share of its remaining path that is taken to lie behind a pipeline's work
     feasible_odds: float = 0.1  # a pipeline is refused if its odds to be in time, alone, are lower
 
     # Budgets (core/state/paths.py).

@@ -166,6 +166,7 @@ class Fabric:
             profiles=book.profiles,
             lanes=book.lanes,
             workers={name: len(pool.usable) for name, pool in book.pools.items()},
+            pledges=book.pledges,
         )
         verdict = self.policies.admit(call, view)
         if verdict.code:

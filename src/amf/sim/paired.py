@@ -19,7 +19,9 @@ from typing import Any, Literal
 from amf.core.policy.bundles import BUNDLES
 from amf.sim.report import Report, compare
 
-Verdict = Literal["better", "worse", "inside the noise", "the same", "no spread", "one run", "not comparable"]
+Verdict = Literal[
+    "better", "worse", "inside the noise", "the same", "no spread", "one run", "not comparable", "completed fewer"
+]  # fmt: skip
 
 # Dotted field of `report.compare` -> what to call it.
 FIGURES = {
@@ -35,6 +37,7 @@ FIGURES = {
     "cost_per_pipeline": "$/pipeline",
 }
 _OF_COMPLETED = ("jct_s", "stretch", "ttft_s", "lateness_s")
+_FEWER = 0.99  # of what a rival completed: with less, ours cannot be said to be faster
 # Where a verdict without a gain ranks among gains.
 _WITHOUT_RATIO = {"worse": 0.0, "inside the noise": 1.0, "better": inf}
 _NOT_AVERAGED = ("seed", "notes", "comparison")
@@ -108,11 +111,15 @@ def rivals_of(policy: str, reports: Sequence[Report]) -> list[str]:
 def strongest(figure: str, reports: Sequence[Report], policy: str, rivals: Sequence[str]) -> Comparison:
     """`policy` against the one of `rivals` (not empty) that is best in `figure`. Where no ratio is known, the first named
     stands for all. In times, which are of completed pipelines only, nobody is rival who completed fewer: who gives up the
-    slow ones is not faster."""
+    slow ones is not faster. By the same rule there is no gain where ours refused more than the rival: "completed fewer". Of
+    lateness there is: who is admitted and late is what admission is about; read it beside the share that met."""
     by_policy = _by_policy(reports)
     if figure.startswith(_OF_COMPLETED):
         completed = {name: sum(report["completed"] for report in found) for name, found in by_policy.items()}
         rivals = [rival for rival in rivals if completed[rival] >= completed[policy]] or rivals
+        most = max(completed[rival] for rival in rivals)
+        if 0 < completed[policy] < _FEWER * most and not figure.startswith("lateness_s"):
+            return Comparison(figure=figure, rival=max(rivals, key=completed.__getitem__), verdict="completed fewer")
     ours = {report["seed"]: report for report in by_policy[policy]}
     return least([compared(figure, rival, _ratios(figure, by_policy[rival], ours)) for rival in rivals])
 

@@ -30,22 +30,13 @@ def by_bounds(call: Call, view: FleetView) -> Verdict:
 
 
 def by_demand(call: Call, view: FleetView) -> Verdict:
-    """And refuse a pipeline whose deadline it, or others that were admitted before, could then not meet."""
-    return _by_demand(call, view, view.config.demand_share)
+    """And refuse a pipeline whose deadline it, or others that were admitted before, could then not meet.
 
-
-def by_hard_demand(call: Call, view: FleetView) -> Verdict:
-    """The same where late pipelines are given up, which gives capacity back, so more may be promised than there is."""
-    return _by_demand(call, view, view.config.hard_demand_share)
-
-
-def _by_demand(call: Call, view: FleetView, share: float) -> Verdict:
-    """The demand bound of earliest deadline first, pool by pool: sorted by when it must be done, the expected work of all live
-    pipelines that are still in time may nowhere exceed a `share` of what the pool's workers can do until then. Expected work
+    The demand bound of earliest deadline first, pool by pool: sorted by when it must be done, the expected work of all live
+    pipelines that are still in time may nowhere exceed a share of what the pool's workers can do until then. Expected work
     and not a quantile of it: over many pipelines sums concentrate. Only where the new pipeline's work, or work due after
-    it, is short of time can it be the cause.
-
-    Nothing is refused before `demand_evidence` pipelines of the graph have come to their end."""
+    it, is short of time can it be the cause. The share is `demand_share`, times the margin that earlier promises have earned
+    (`state/demand.py`). Nothing is refused before `demand_evidence` pipelines of the graph have come to their end."""
     verdict, own = by_bounds(call, view), view.profiles.demand.of(call.graph)
     if verdict.code or call.deadline_s is None or own is None:
         return verdict
@@ -55,9 +46,10 @@ def _by_demand(call: Call, view: FleetView, share: float) -> Verdict:
     if odds < view.config.feasible_odds:
         reason = f"{budget_s:.1f} s are too few: alone it takes about {path.median:.1f} s, odds {odds:.0%}"
         return Verdict(Because(reason=reason), "deadline_infeasible")
-    due_s = call.deadline_s - view.config.demand_path_share * path.mean
+    due_s, size = call.deadline_s - view.config.demand_path_share * path.mean, own.size(path.mean)
+    share = view.config.demand_share * own.margin
     for pool, mean in own.work_s.items():
-        lacking_s, reason = _lacking_s(pool, (due_s, mean.value * own.size(path.mean)), view, share)
+        lacking_s, reason = _lacking_s(pool, (due_s, mean.value * size), view, share)
         if lacking_s > 0.0:
             return Verdict(Because(reason=reason), "pipeline_admission_refused", max(lacking_s, _LEAST_RETRY_S))
     return verdict
@@ -66,15 +58,9 @@ def _by_demand(call: Call, view: FleetView, share: float) -> Verdict:
 def _lacking_s(pool: str, new: tuple[float, float], view: FleetView, share: float) -> tuple[float, str]:
     """By how many seconds the pool's work would be due too soon if `new` (when due, worker-seconds) came to it, and where; 0 if
     there is time enough."""
-    demands, rate = [new], share * max(view.workers.get(pool, 0), 1)
-    for pipeline in view.pipelines.live():
-        if pipeline.deadline_s is None or pipeline.deadline_s < view.now_s or pipeline.run_id in view.pipelines.silent:
-            continue
-        demand = view.profiles.demand.of(pipeline.graph_name)
-        if demand is not None and (needed_s := demand.needed_s(pipeline, pool)) > 0.0:
-            demands.append((demand.latest_useful_s(pipeline, view.config.demand_path_share), needed_s))
+    rate = share * max(view.workers.get(pool, 0), 1)
     total_s = 0.0
-    for due_s, needed_s in sorted(demands):
+    for due_s, needed_s in sorted([new, *view.pledges.of_pool(pool)]):
         total_s += needed_s
         time_s = max(due_s - view.now_s, _SOON_S)
         if due_s >= new[0] and total_s > rate * time_s:

@@ -85,7 +85,7 @@ BUNDLES: dict[str, Policies] = {
         replace(_queued("static-split", ordering.least_slack), budget=budget.static_split),
         replace(_PLAIN, name="essay", route=essay.essay, budget=budget.static_split, order=ordering.least_slack),
         _FABRIC,
-        replace(_FABRIC, name="fabric-hard", admit=admission.by_hard_demand, expire=deadline.at_deadline),
+        replace(_FABRIC, name="fabric-hard", expire=deadline.at_deadline),
         replace(_FABRIC, name="fabric-clairvoyant", retain=residency.to_break_even, clairvoyant=True),
     )
 }

@@ -9,6 +9,7 @@ from amf.core.config import FabricConfig
 from amf.core.decisions import Because
 from amf.core.state.lanes import Lanes
 from amf.core.state.pipelines import CallState, Pipeline, Pipelines
+from amf.core.state.pledges import Pledges
 from amf.core.state.profiles import Profiles
 from amf.core.state.warmth import Warmth
 from amf.core.state.workers import WorkerState
@@ -38,9 +39,10 @@ class View:
 
 @dataclass(slots=True, kw_only=True)
 class FleetView(View):
-    """All pools, for who asks to start: how many usable workers each has."""
+    """All pools, for who asks to start: how many usable workers each has, and what live pipelines still need of them."""
 
     workers: Mapping[str, int]
+    pledges: Pledges
 
 
 @dataclass(slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from amf.core.state.expiries import Expiries
 from amf.core.state.lanes import Lanes
 from amf.core.state.ledger import Account, charge
 from amf.core.state.pipelines import CallState, CallStatus, Pipeline, Pipelines
+from amf.core.state.pledges import Pledges
 from amf.core.state.pools import Pool
 from amf.core.state.profiles import Profiles
 from amf.core.state.workers import Flight, WorkerState
@@ -35,6 +36,7 @@ class Book:
         self.lanes = Lanes()
         self.expiries = Expiries()
         self.silences = Expiries()  # when a pipeline without an open call is probably over
+        self.pledges = Pledges()
         self.account = Account()
         self.counts = dict.fromkeys(("opened", "closed", "calls", *_OUTCOMES, "retried"), 0)
         self.closed: dict[str, dict[str, object]] = {}
@@ -45,7 +47,12 @@ class Book:
             self.profiles.observe_return(pool, returned=False)
         while (run_id := self.silences.due(now_s)) is not None:
             self.silences.drop(run_id)
+            self.pledges.drop(run_id)
             self._learn_end(self.pipelines.fell_silent(run_id))
+        for run_id in self.pledges.advance(now_s):
+            pipeline = self.pipelines.get(run_id)
+            if pipeline is not None and pipeline.live:
+                self._judge(pipeline, False)
 
     # Pipelines and their calls.
 
@@ -71,6 +78,7 @@ class Book:
         )
         pipeline.size = self.profiles.demand.size(pipeline)
         self.pipelines.open(pipeline)
+        self._pledge(pipeline)
         self.counts["opened"] += 1
         return pipeline
 
@@ -79,6 +87,7 @@ class Book:
         if pipeline.deadline_s is None:
             pipeline.deadline_s = call.deadline_s
         self.silences.drop(call.run_id)
+        returns = call.run_id in self.pipelines.silent
         pipeline.final_seen = pipeline.final_seen or call.final
         pipeline.pools[call.pool] = None
         if pipeline.last_finish_s is not None and not pipeline.live:
@@ -94,6 +103,8 @@ class Book:
         while len(pipeline.edges) > self.config.max_hops_per_pipeline:
             del pipeline.edges[next(iter(pipeline.edges))]
         self.pipelines.add_call(state)
+        if returns:
+            self._pledge(pipeline)
         self.pipelines.touch(call.run_id, self.now_s)
         pool = self.pools[call.pool]
         state.latest_start_s = -inf  # first in the queue until it is looked at
@@ -198,6 +209,7 @@ class Book:
         work_s = worker.capacity_s(event.prompt_tokens, cached_tokens, event.output_tokens)
         pipeline.work_s[call.pool] = pipeline.work_s.get(call.pool, 0.0) + work_s
         self.account.add(account)
+        self._pledge(pipeline)
         return pipeline, worker
 
     def abandon(self, state: CallState) -> None:
@@ -255,6 +267,7 @@ class Book:
         self.lanes.close(run_id, tuple(pipeline.pools))
         self.expiries.drop(run_id)
         self.silences.drop(run_id)
+        self.pledges.drop(run_id)
         self.closed.pop(run_id, None)
         self.closed[run_id] = {**reports.of_pipeline(pipeline, self.now_s), "status": why, "probably_over": True}
         self.counts["closed"] += 1
@@ -297,6 +310,7 @@ class Book:
         self.lanes.check_invariants()
         self.expiries.check_invariants(self.pipelines)
         self.silences.check_invariants(self.pipelines)
+        self.pledges.check_invariants(self.pipelines)
         for pool in self.pools.values():
             pool.check_invariants()
         for state in self.pipelines.calls():
@@ -307,6 +321,22 @@ class Book:
         assert len(flights) == len(set(flights)) and running.issuperset(flights)
         assert self.counts["calls"] == len(self.pipelines.calls()) + sum(self.counts[name] for name in _OUTCOMES)
 
+    def _pledge(self, pipeline: Pipeline) -> None:
+        """Renew what it is expected to ask of the pools until its deadline, as far as there is evidence."""
+        demand, deadline_s = self.profiles.demand.of(pipeline.graph_name), pipeline.deadline_s
+        if demand is None or deadline_s is None or deadline_s <= self.now_s:
+            return self.pledges.drop(pipeline.run_id)
+        due_s = demand.latest_useful_s(pipeline, self.config.demand_path_share)
+        needed_s = {pool: seconds for pool in demand.work_s if (seconds := demand.needed_s(pipeline, pool)) > 0.0}
+        return self.pledges.set(pipeline.run_id, deadline_s, due_s, needed_s)
+
+    def _judge(self, pipeline: Pipeline, in_time: bool) -> None:
+        """What became of the promise that its admission was, once."""
+        demand = self.profiles.demand.of(pipeline.graph_name)
+        if demand is not None and not pipeline.promise_judged:
+            pipeline.promise_judged = True
+            demand.judge(in_time, self.config.promise_target)
+
     def _learn_end(self, pipeline: Pipeline) -> None:
         """It came to its end: once, though it may have seemed so before."""
         if pipeline.end_learned:
@@ -315,6 +345,8 @@ class Book:
         self.profiles.observe_end(pipeline.graph_name, pipeline.trail, pipeline.hops, pipeline.edges)
         if pipeline.graph is not None:
             self.profiles.paths.observe_end(pipeline.graph_name, pipeline.first_service_s)
+        if pipeline.deadline_s is not None and pipeline.last_finish_s is not None:
+            self._judge(pipeline, pipeline.last_finish_s <= pipeline.deadline_s)
         if pipeline.finished == pipeline.calls:
             self.profiles.demand.observe(pipeline)
 

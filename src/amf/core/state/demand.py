@@ -7,30 +7,45 @@ and the seconds in which only its tools ran.
 Pipelines of one graph differ, and two things are known of a new one: how long its first prompt is, and how much time its
 caller gives it, who tends to know what he asks for. Its path is predicted from both (`logline.py`), and its work in every
 pool is taken to grow with its path. Without a deadline it counts as the mean pipeline.
+
+All this is an estimate: batches slow each other down, contexts are evicted and computed again, bursts come. So what became of
+earlier promises corrects it. `margin` is a factor on how much may be promised; each promise that was kept raises it a little
+and each that was broken lowers it, in balance when the wanted share is kept (integral control on its logarithm). While
+nothing is late it grows, and an unloaded fleet refuses nobody.
 """
 
 from collections.abc import Iterator
-from math import inf, log
+from math import exp, inf, log
 from typing import Any
 
 from amf.core.config import FabricConfig
 from amf.core.state.logline import Guess, LogLine
 from amf.core.state.mean import Mean
 from amf.core.state.pipelines import Pipeline
+from amf.core.state.sketch import measure
 
 _LEAST_S = 1e-3
+_STEP = 0.1  # of the logarithm of the margin, for one promise
+_LEAST_MARGIN, _MOST_MARGIN = 0.5, 4.0
 
 
 class GraphDemand:
-    """`work_s`: mean worker-seconds of a whole pipeline, by pool. `pipelines`: how many stand behind it."""
+    """`work_s`: mean worker-seconds of a whole pipeline, by pool. `pipelines`: how many stand behind it. `margin`: how many
+    times more than estimated may be promised."""
 
-    __slots__ = ("line", "path_s", "pipelines", "work_s")
+    __slots__ = ("line", "margin", "path_s", "pipelines", "work_s")
 
     def __init__(self) -> None:
         self.pipelines = 0
         self.work_s: dict[str, Mean] = {}
         self.path_s = Mean(0.0)
         self.line = LogLine()
+        self.margin = 1.0
+
+    def judge(self, in_time: bool, target: float) -> None:
+        """An admitted pipeline met its deadline, or missed it. In balance when a share `target` meets it."""
+        step = _STEP * (1.0 - target) if in_time else -_STEP * target
+        self.margin = min(max(self.margin * exp(step), _LEAST_MARGIN), _MOST_MARGIN)
 
     def observe(self, pipeline: Pipeline) -> None:
         """It came to its end."""
@@ -73,6 +88,7 @@ class GraphDemand:
             "work_s": {pool: mean.to_list() for pool, mean in self.work_s.items()},
             "path_s": self.path_s.to_list(),
             "line": self.line.to_list(),
+            "margin": self.margin,
         }
 
     @classmethod
@@ -83,6 +99,7 @@ class GraphDemand:
         found.pipelines = found.path_s.count
         found.work_s = {str(pool): Mean.from_list(mean) for pool, mean in document["work_s"].items()}
         found.line = LogLine.from_list(document["line"])
+        found.margin = min(max(measure(document["margin"]), _LEAST_MARGIN), _MOST_MARGIN)
         return found
 
     def _done_share(self, pipeline: Pipeline) -> float:

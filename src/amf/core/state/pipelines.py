@@ -89,6 +89,7 @@ class Pipeline:
     first_tokens: int = 0  # of its first prompt
     size: float = 1.0  # times the mean pipeline of its graph, as was expected at its start
     end_learned: bool = False
+    promise_judged: bool = False
     contexts: dict[str, int] = field(default_factory=dict)  # pool -> tokens of the last finished prompt and its answer
     attained: dict[str, tuple[float, float]] = field(default_factory=dict)  # pool -> (weighted tokens, as of when)
 

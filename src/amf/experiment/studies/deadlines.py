@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from amf.core.policy import admission
 from amf.core.policy.bundles import BUNDLES
-from amf.core.policy.rivals import deadline
 from amf.experiment.studies.fleets import SLO_GRAPHS, dag, with_slack
 from amf.experiment.study import OURS, Average, Gain, Goal, Options, Points, Setting, Study, Variant, named
 
@@ -12,12 +12,10 @@ _RIVALS = (
     "fcfs", "edf", "edf-cancel", "static-split", "least-slack", "hexgen-flow", "heft", "atlas", "llm-d-las",
 )  # fmt: skip
 # For deadlines after which an answer is worth nothing: it ends what is late, which gives the capacity back.
-_HARD = "fabric, hard"
-_HARD_CONFIG: tuple[tuple[str, float], ...] = ()
-_VARIANTS = (
-    *named(*_RIVALS, OURS),
-    Variant(name=_HARD, bundle=replace(BUNDLES[OURS], expire=deadline.at_deadline), config=_HARD_CONFIG),
-)
+_HARD = "fabric-hard"
+# What of the difference is warmth and order, and not admission.
+_ADMITS_ALL = Variant(name="fabric, no refusals", bundle=replace(BUNDLES[OURS], admit=admission.by_bounds))
+_VARIANTS = (*named(*_RIVALS), _ADMITS_ALL, *named(OURS, _HARD))
 _UNLOADED, _FULL = 0.5, 1.0
 
 
