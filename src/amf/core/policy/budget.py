@@ -1,9 +1,9 @@
 """By when must this call be done? Asked again at every look at a waiting call, so slack gained or lost upstream reaches the
 hops that remain.
 
-Calls are ordered by the expected remaining path, and told a due time by a high quantile of it: a quantile in the order costs
-deadlines in overload (docs/time.md has the figures), while a due time that half of the pipelines cannot keep tells nobody
-anything.
+Calls are ordered by the expected remaining path, and told a due time by a high quantile of it: in the order a quantile is no
+better, and where too much is admitted it costs deadlines (docs/time.md has the figures), while a due time that half of the
+pipelines cannot keep tells nobody anything.
 """
 
 from collections.abc import Callable
