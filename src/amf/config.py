@@ -295,12 +295,14 @@ def check_worker(worker: WorkerConfig) -> None:
 
 
 def _check_number(name: str, value: object, where: str) -> None:
-    """Every number is finite and none below 0; where 0 would stop the service, not 0 either."""
+    """Every number is finite and none below 0; where 0 would stop the service, not 0 either; a quantile is at most 1."""
     if not isinstance(value, (int, float)):
         return
     positive = name.startswith(_ABOVE_ZERO)
     if not (0 <= value < math.inf and (value or not positive)):
         raise ConfigError(f"{where} {name} is {value}; use {'a number above 0' if positive else 'at least 0'}")
+    if name.endswith("_quantile") and value > 1:
+        raise ConfigError(f"{where} {name} is {value}; use a share from 0 to 1, as 0.9")
 
 
 def _check_values(config: ServeConfig, source: str) -> None:

@@ -46,6 +46,7 @@ def test_every_study_runs_and_writes_its_document(name: str, tmp_path: Path):
         assert not study.measured or row["measured"]["calls_per_s"] > 0 < row["measured"]["peak_bytes"]
     html = page.read_text()
     assert not re.search(r"""(src|href)=["']https?:""", html) and "<script" not in html and "<svg" in html
+    assert ("reliability: " in html) == any("calibration" in row for row in made["rows"]) == (name == "calibration")
 
 
 @pytest.mark.parametrize("quick", [True, False])

@@ -71,7 +71,13 @@ def test_without_a_figure_a_goal_is_neither_met_nor_missed():
 
 @pytest.mark.parametrize(
     ("limit", "said", "met"),
-    [({"at_most": 1.5}, "<= 1.5", True), ({"at_most": 1.2}, "<= 1.2", False), ({"at_least": 1.25}, ">= 1.25", True)],
+    [
+        ({"at_most": 1.5}, "<= 1.5", True),
+        ({"at_most": 1.2}, "<= 1.2", False),
+        ({"at_least": 1.25}, ">= 1.25", True),
+        ({"at_least": 1.25, "at_most": 1.35}, ">= 1.25 and <= 1.35", True),
+        ({"at_least": 1.32, "at_most": 1.35}, ">= 1.32 and <= 1.35", False),
+    ],
 )
 def test_a_limit_is_on_the_mean_over_the_seeds(limit: dict, said: str, met: bool):
     reports = [

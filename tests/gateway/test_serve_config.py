@@ -67,6 +67,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ("[limits]\nwait_s = -1", ("wait_s",)),
         ("[server\n", ("TOML",)),
         ("[slo]\ninteractive_deadline_ms = 5", ("[slo]", "`interactive_deadline_s`")),
+        ("[fabric]\nbudget_quantile = 90", ("budget_quantile", "0 to 1")),
         ("[slo]\ninteractive_deadline_s = 0", ("interactive_deadline_s", "above 0")),
         ("[slo]\nbackground_deadline_s = 1e9", ("[slo]", "max_deadline_s")),
         ("[slo]\ndefault_class = 'now'", ("[slo]", "now")),

@@ -49,6 +49,16 @@ def test_a_quantile_grows_with_its_share(observed, one, other):
     assert sketch.quantile(low) <= sketch.quantile(high)
 
 
+@given(values, shares)
+def test_a_curve_gives_the_same_quantiles(observed, q):
+    sketch = sketch_of(observed)
+    assert sketch.curve()(q) == sketch.quantile(q)
+
+
+def test_a_curve_of_nothing_is_0():
+    assert Sketch().curve()(0.5) == Sketch().quantile(0.5) == 0.0
+
+
 @given(st.lists(st.floats(0.0, 1e6), min_size=40, max_size=120), st.integers(1, 40))
 def test_to_ask_in_between_changes_nothing(observed, every):
     asked, left = Sketch(), Sketch()

@@ -34,6 +34,9 @@ class FabricConfig:
     demand_path_share: float = 0.7  # share of its remaining path that is taken to lie behind a pipeline's work
     feasible_odds: float = 0.1  # a pipeline is refused if its odds to be in time, alone, are lower
 
+    # Budgets (core/state/paths.py).
+    budget_quantile: float = 0.9  # of the remaining path, that a hop's due time leaves room for
+
     # Routing and hold-back (docs/decisions/003-hold-back.md has the evidence for each).
     cold_tokens: int = 32_000  # a call with more than this to prefill is cold
     hold_fraction: float = 0.5  # share of the break-even time for which an idle context is protected

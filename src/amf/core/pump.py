@@ -31,7 +31,7 @@ def pump(book: Book, policies: Policies, pool: Pool) -> list[Decision]:
         for run_id in placement.pauses:
             book.lanes.pause(run_id, pool.name)
         if placement.worker is not None:
-            decisions.append(_dispatch(book, state, placement))
+            decisions.append(_dispatch(book, state, placement, _stated_s(policies, state, view)))
             view.dispatched = pool.dispatched
             continue
         if placement.cold:
@@ -105,7 +105,13 @@ def _in_turn(ranked: list[CallState], policies: Policies, pool: Pool, config: Fa
             del lines[tenant]
 
 
-def _dispatch(book: Book, state: CallState, placement: Placement) -> Dispatch:
+def _stated_s(policies: Policies, state: CallState, view: PoolView) -> float | None:
+    """By when we say that the call must be done."""
+    pipeline = view.pipelines.get(state.call.run_id)
+    return policies.stated(pipeline, state, view) if policies.stated and pipeline else state.due_s
+
+
+def _dispatch(book: Book, state: CallState, placement: Placement, due_s: float | None) -> Dispatch:
     name = placement.worker
     assert name is not None
     call, pool = state.call, book.pools[state.call.pool]
@@ -114,8 +120,8 @@ def _dispatch(book: Book, state: CallState, placement: Placement) -> Dispatch:
         hit_tokens = pool.warmth.hit(name, call.prefix, book.now_s).tokens
     book.send(state, pool.workers[name], hit_tokens)
     budget_s = slack_s = None
-    if state.due_s is not None:
-        budget_s = state.due_s - book.now_s
+    if due_s is not None:
+        budget_s = due_s - book.now_s
         slack_s = budget_s - book.profiles.expected_service_s(call)
     return Dispatch(
         call_id=call.call_id,

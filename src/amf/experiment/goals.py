@@ -134,7 +134,8 @@ def _judged(
     met: bool | None = None
     if value is not None:
         met = (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
-    said = f"<= {at_most:.4g}" if at_most is not None else f">= {at_least:.4g}"
+    bounds = ((">=", at_least), ("<=", at_most))
+    said = " and ".join(f"{sign} {bound:.4g}" for sign, bound in bounds if bound is not None)
     return {
         "name": goal.name,
         "goal": said,

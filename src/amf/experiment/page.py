@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment
 from markupsafe import Markup
@@ -11,6 +12,7 @@ from amf.bench.page_template import HEAD, TABLE_STYLE, TEXT_TABLE
 from amf.experiment.goals import figure_of
 from amf.experiment.run import Document
 from amf.experiment.tables import figure_name, gain_table, goal_table, row_table
+from amf.sim.calibration import STATED
 
 _TEMPLATE = (
     TEXT_TABLE
@@ -57,9 +59,12 @@ def render(document: Document) -> str:
 
 
 def _charts(document: Document) -> Iterator[str]:
-    """A chart for each figure and series: lines along the axis, bars where there is none."""
+    """A chart for each figure and series: lines along the axis, bars where there is none. Reliability curves where shares
+    within stated quantiles are known."""
     for series in dict.fromkeys(row["series"] for row in document["rows"]):
         rows = [row for row in document["rows"] if row["series"] == series]
+        if any("calibration" in row for row in rows):
+            yield _reliability(series, rows)
         policies = list(dict.fromkeys(row["policy"] for row in rows))
         for figure in document["drawn"]:
             title = f"{figure_name(figure)}: {series}" if series else figure_name(figure)
@@ -73,3 +78,10 @@ def _charts(document: Document) -> Iterator[str]:
             settings = list(dict.fromkeys(row["setting"] for row in rows))
             at = {(row["setting"], row["policy"]): figure_of(row, figure) for row in rows}
             yield bars(title, settings, {policy: [at.get((each, policy)) for each in settings] for policy in policies})
+
+
+def _reliability(series: str, rows: list[dict[str, Any]]) -> str:
+    """The share of outcomes within each stated quantile; on the diagonal what is stated is true."""
+    known = {row["setting"]: row["calibration"] for row in rows if "calibration" in row}
+    curves = {label: [(q, found[name]) for name, q in STATED.items()] for label, found in known.items()}
+    return lines(f"reliability: {series}", "stated quantile", {"true": [(0.0, 0.0), (1.0, 1.0)], **curves})

@@ -36,12 +36,14 @@ class Options:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """`name` is what tables call it. `bundle`: the choices, where they are not those of the bundle of that name; `config`: keys
-    of FabricConfig that are set otherwise than by default; `error_sigma`: how wrong its predictions are."""
+    of FabricConfig that are set otherwise than by default; `error_sigma`: how wrong its predictions are; `calibrated`: rows say
+    how true what it states of remaining paths turned out (`calibration`)."""
 
     name: str
     bundle: Policies | None = None
     config: tuple[tuple[str, float], ...] = ()
     error_sigma: float = 0.0
+    calibrated: bool = False
 
 
 def named(*policies: str) -> tuple[Variant, ...]:
@@ -87,7 +89,7 @@ class Gain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """The mean of a figure (any dotted field of a row), at most or at least so much; one of the two is set."""
+    """The mean of a figure (any dotted field of a row), at most, at least, or between the two; one of them is set."""
 
     name: str
     setting: str

@@ -51,6 +51,8 @@ def figure_name(figure: str) -> str:
     head, _, part = figure.partition(".")
     if head == "measured":
         return {"calls_per_s": "simulated calls/s", "peak_bytes": "memory, bytes"}[part]
+    if head == "calibration":
+        return f"share within the stated {part}"
     return f"{_SPREADS.get(head, head.replace('_', ' '))} {part}".strip()
 
 
@@ -94,7 +96,7 @@ def _at(figure: str) -> Callable[[dict[str, Any]], str]:
 
 def _percent(figure: str) -> Callable[[dict[str, Any]], str]:
     def cell(row: dict[str, Any]) -> str:
-        value = figure_of(row, figure)
+        value = figure_of(row, figure) if figure.split(".")[0] in row else None
         return "-" if value is None else f"{value:.1%}"
 
     return cell
@@ -118,6 +120,13 @@ _COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("hit", _percent("hit_ratio")),
     ("ideal hit", _percent("ideal_hit_ratio")),
     ("imbalance", _at("call_imbalance")),
+    ("within p50", _percent("calibration.p50")),
+    ("within p90", _percent("calibration.p90")),
+    ("within p99", _percent("calibration.p99")),
+    ("p90, known", _percent("calibration.p90_known")),
+    ("stated", _at("calibration.predictions")),
+    ("cold", _at("calibration.cold")),
+    ("evidence", _at("calibration.evidence")),
     ("simulated calls/s", _at("measured.calls_per_s")),
     ("memory bytes", _at("measured.peak_bytes")),
 )

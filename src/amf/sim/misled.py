@@ -14,6 +14,8 @@ from math import exp
 from random import Random
 from typing import Any
 
+from amf.core.graph import CallGraph
+from amf.core.state.paths import Known
 from amf.core.state.prediction import Place, Prediction, Quantity
 from amf.core.state.profiles import Profiles
 from amf.core.state.transitions import Edge, Trail
@@ -34,6 +36,7 @@ class Misled(Profiles):
         self._sigma = sigma
         self._seed = seed
         self.demand = inner.demand
+        self.paths = inner.paths
 
     def observe_call(self, call: Call, output_tokens: int, service_s: float, growth_tokens: int | None = None) -> None:
         self._inner.observe_call(call, output_tokens, service_s, growth_tokens)
@@ -52,6 +55,9 @@ class Misled(Profiles):
 
     def predict(self, quantity: Quantity, place: Place, declared: float = 0.0) -> Prediction:
         return self._inner.predict(quantity, place, declared)
+
+    def hop_time(self, graph: CallGraph, hop: str) -> Known:
+        return self._inner.hop_time(graph, hop)
 
     def branch_odds(self, graph: str, parent: str, hop: str, declared: float = 1.0) -> Prediction:
         return self._inner.branch_odds(graph, parent, hop, declared)

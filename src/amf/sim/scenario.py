@@ -172,6 +172,8 @@ def _overrides(table: Any, source: str | Path, tenants: tuple[str, ...]) -> tupl
             values[key] = _value(table[key], hint, f"{source}: [fabric] {key}")
             if values[key] < 0:
                 raise ScenarioError(f"{source}: [fabric] {key} = {values[key]} must not be negative")
+            if key.endswith("_quantile") and values[key] > 1:
+                raise ScenarioError(f"{source}: [fabric] {key} = {values[key]} is a share; use 0 to 1")
     return tuple(values.items())
 
 

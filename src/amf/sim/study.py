@@ -15,13 +15,14 @@ from random import Random
 from statistics import fmean
 
 from amf.core.config import FabricConfig
-from amf.core.decisions import Decision
+from amf.core.decisions import Decision, Dispatch
 from amf.core.events import CallArrived, Event
 from amf.core.fabric import Fabric
 from amf.core.policy.bundles import BUNDLES, policies_named
 from amf.core.policy.interface import Policies
 from amf.core.state.profiles import Profiles
 from amf.core.types import Worker
+from amf.sim.calibration import Calibration
 from amf.sim.loop import Faults, Outage, Simulation
 from amf.sim.misled import Misled
 from amf.sim.optimum import Bounds, belady_hit_ratio, bounds_of
@@ -39,13 +40,15 @@ Watch = Callable[[int, int], None]
 class Case:
     """`policy` is what reports call it. `bundle`: the choices, where they are not those of the bundle of that name.
     `config`: keys of FabricConfig that are set otherwise than by default, on top of the scenario's [fabric].
-    `error_sigma`: how wrong every prediction about one call is (`sim/misled.py`)."""
+    `error_sigma`: how wrong every prediction about one call is (`sim/misled.py`). `calibrated`: hold what the fabric states of
+    remaining paths against what they took (`sim/calibration.py`); the report then has `calibration`."""
 
     policy: str
     seed: int
     bundle: Policies | None = None
     config: tuple[tuple[str, float], ...] = ()
     error_sigma: float = 0.0
+    calibrated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,19 +72,25 @@ class _Prepared:
 
 
 class _Watched(Fabric):
-    """A fabric whose arriving calls are counted."""
+    """A fabric whose arriving calls are counted, and its statements noted if `calibration` is set."""
 
     def __init__(self, config: FabricConfig, profiles: Profiles, policies: Policies, watch: Watch, total: int) -> None:
         super().__init__(config, policies, profiles)
         self._watch = watch
         self._arrived = 0
         self._total = total
+        self.calibration: Calibration | None = None
 
     def handle(self, event: Event) -> list[Decision]:
         if isinstance(event, CallArrived):
             self._arrived += 1
             self._watch(self._arrived, self._total)
-        return super().handle(event)
+        decisions = super().handle(event)
+        if self.calibration is not None:
+            for decision in decisions:
+                if isinstance(decision, Dispatch):
+                    self.calibration.dispatched(self, decision, event.at_s)
+        return decisions
 
 
 def cases_of(policies: Sequence[str], seeds: Sequence[int], where: str) -> list[Case]:
@@ -108,6 +117,7 @@ def play(scenario: Scenario, case: Case, watch: Watch) -> Outcome:
     if case.error_sigma:
         profiles = Misled(profiles, case.error_sigma, case.seed)
     fabric = _Watched(config, profiles, policies, watch, calls)
+    fabric.calibration = Calibration(config, profiles) if case.calibrated else None
     simulation = Simulation(fabric, prepared.workers, workload, prepared.faults)
     records = simulation.run()
     hits = belady_hit_ratio(workload, prepared.workers, served_order(records))
@@ -115,7 +125,9 @@ def play(scenario: Scenario, case: Case, watch: Watch) -> Outcome:
     context = replace(_context(scenario, case, prepared, simulation.now_s), bounds=bounds)
     report = summarise(records, context)
     notes = [*workload.notes, *_without_effect(scenario.faults, policies)]
-    beyond = {"call_imbalance": _call_imbalance(records, prepared.workers), "notes": notes}
+    beyond: Report = {"call_imbalance": _call_imbalance(records, prepared.workers), "notes": notes}
+    if fabric.calibration is not None:
+        beyond["calibration"] = fabric.calibration.report(workload, records)
     return Outcome(report={**report, **beyond}, workload=workload, records=records)
 
 

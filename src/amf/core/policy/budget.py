@@ -1,5 +1,10 @@
 """By when must this call be done? Asked again at every look at a waiting call, so slack gained or lost upstream reaches the
-hops that remain."""
+hops that remain.
+
+Calls are ordered by the expected remaining path, and told a due time by a high quantile of it: in the order a quantile is no
+better, and where too much is admitted it costs deadlines (docs/time.md has the figures), while a due time that half of the
+pipelines cannot keep tells nobody anything.
+"""
 
 from collections.abc import Callable
 
@@ -20,6 +25,21 @@ def by_critical_path(pipeline: Pipeline, state: CallState, view: View) -> float 
     if graph is None or hop not in graph.by_name:
         return pipeline.deadline_s
     return pipeline.deadline_s - seconds_after(graph, state.call, view)
+
+
+def by_remaining_path(pipeline: Pipeline, state: CallState, view: View) -> float | None:
+    """The pipeline's deadline minus the `budget_quantile` of what remains after this hop (`core/state/paths.py`).
+
+    What remains is composed from the end of this very hop on, so siblings are budgeted by their join without more ado: each
+    is due when the join's part must begin, and one off the critical path has the difference as slack. As above where the
+    remainder is not known."""
+    if pipeline.deadline_s is None:
+        return None
+    graph, hop = pipeline.graph, state.call.hop
+    if graph is None or hop not in graph.by_name:
+        return pipeline.deadline_s
+    after_s = view.profiles.paths.remaining(graph).after_s[hop]
+    return pipeline.deadline_s - view.profiles.expected_after_s(state.call, after_s)
 
 
 def static_split(pipeline: Pipeline, state: CallState, view: View) -> float | None:

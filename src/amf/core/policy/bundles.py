@@ -47,6 +47,7 @@ _FABRIC = Policies(
     name="fabric",
     admit=admission.by_demand,
     budget=budget.by_critical_path,
+    stated=budget.by_remaining_path,
     order=ordering.renewed_slack,
     share=sharing.by_service,
     route=tiers.hold_back_at_the_last_tier,

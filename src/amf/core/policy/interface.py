@@ -106,12 +106,12 @@ def never(pipeline: Pipeline) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
-    """admit: may this pipeline start?  budget: by when (absolute s) must this call be done?  order: latest start (absolute
-    s), lowest goes first.  share: by what the tenants that wait were served (weighted tokens), in which step is each? Lower
-    steps go first, whatever `order` says; None: nobody asks whose a call is.  route: which worker, or none yet?  may_start: a
-    cheap question before `route`, false only where that would hold a call that it has held before.  retain: for how long (s)
-    is an idle context that is sure to be used again protected?  expire: when (absolute s, infinite: never) is the pipeline
-    ended unfinished?
+    """admit: may this pipeline start?  budget: by when (absolute s) must this call be done, as `order` reckons?  stated: by
+    when do we say that it must (None: as `budget` does)?  order: latest start (absolute s), lowest goes first.  share: by what
+    the tenants that wait were served (weighted tokens), in which step is each? Lower steps go first, whatever `order` says;
+    None: nobody asks whose a call is.  route: which worker, or none yet?  may_start: a cheap question before `route`, false
+    only where that would hold a call that it has held before.  retain: for how long (s) is an idle context that is sure to be
+    used again protected?  expire: when (absolute s, infinite: never) is the pipeline ended unfinished?
 
     `reads_reports`: it looks at what workers report of their load. `clairvoyant`: it is an ablation that needs a plan of the
     future for its predictions, so nothing live can run it."""
@@ -123,6 +123,7 @@ class Policies:
     route: Route
     retain: Retain
     may_start: MayStart = always
+    stated: Budget | None = None
     share: Share | None = None
     expire: Expire = never
     reads_reports: bool = False

@@ -68,6 +68,7 @@ class Pipeline:
     account: Account
     live: dict[str, CallState] = field(default_factory=dict)
     hops: dict[str, int] = field(default_factory=dict)  # hop -> calls of it that finished
+    first_service_s: dict[str, float] = field(default_factory=dict)  # declared hop -> service of its first call
     edges: dict[tuple[str, str], None] = field(default_factory=dict)  # revealed (parent hop, hop)
     pools: dict[str, None] = field(default_factory=dict)
     calls: int = 0

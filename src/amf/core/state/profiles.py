@@ -15,8 +15,11 @@ from math import inf
 from typing import Any
 
 from amf.core.config import FabricConfig
+from amf.core.graph import CallGraph
+from amf.core.path import HopTime
 from amf.core.state.demand import Demand
 from amf.core.state.mean import Mean
+from amf.core.state.paths import Known, Paths
 from amf.core.state.prediction import QUANTITIES, Place, Prediction, Quantity, Sketches, Source
 from amf.core.state.sketch import Sketch, measure
 from amf.core.state.transitions import Edge, Trail, Transitions, name
@@ -75,6 +78,7 @@ class Profiles:
         self._pools: dict[str, Profile] = {}
         self._graphs: dict[str, Transitions] = {}
         self.demand = Demand(config)
+        self.paths = Paths(config, self.hop_time)
 
     def observe_call(self, call: Call, output_tokens: int, service_s: float, growth_tokens: int | None = None) -> None:
         """A call finished. `growth_tokens`: how much longer its prompt was than what its pipeline had in the pool, if known."""
@@ -87,6 +91,7 @@ class Profiles:
             sketches.service_s.observe(service_s)
             if growth_tokens is not None:
                 sketches.growth_tokens.observe(growth_tokens)
+        self.paths.observe_call(call.graph)
 
     def observe_gap_after(self, place: Place, gap_s: float) -> None:
         """A pipeline whose last call finished there went on after this long."""
@@ -131,6 +136,17 @@ class Profiles:
         if declared > 0.0:
             return Prediction(declared, 0.0, Source.DECLARED)
         return Prediction(_prior(quantity, self._config), 0.0, Source.DEFAULT)
+
+    def hop_time(self, graph: CallGraph, hop: str) -> Known:
+        """Seconds of a declared hop from dispatch to its end, after the mean gap before it: as `predict` says, or else, while
+        nobody has `min_evidence`, as its declaration hints, or as the calls seen so far took."""
+        declared = graph.by_name[hop]
+        guess_s = declared.expected_s or self.position_service_s(graph.name, hop) or self.pool_service_s(declared.pool)
+        found = self.predict("service_s", (graph.name, hop, declared.pool), guess_s)
+        profile = self._positions.get((graph.name, hop))
+        gap_s = profile.gap_s.value if profile and profile.gap_s.count else 0.0
+        evidence = found.evidence if found.source is Source.POSITION else 0.0
+        return Known(HopTime(found.sketch.curve() if found.sketch else found.quantile, gap_s), evidence)
 
     def branch_odds(self, graph: str, parent: str, hop: str, declared: float = 1.0) -> Prediction:
         """Odds that a pipeline of this graph that finished `parent` goes on to `hop`; `declared` until `min_evidence` have."""
@@ -214,8 +230,9 @@ class Profiles:
         """All of it, as JSON-able dicts, the first of which says the format and how many follow. What is learned between two
         of them may or may not be in."""
         pools, positions, graphs = list(self._pools.items()), list(self._positions.items()), list(self._graphs.items())
-        demands = list(self.demand.records())
-        yield {"amf_profiles": FORMAT, "records": len(pools) + len(positions) + len(graphs) + len(demands)}
+        demands, paths = list(self.demand.records()), list(self.paths.records())
+        count = len(pools) + len(positions) + len(graphs) + len(demands) + len(paths)
+        yield {"amf_profiles": FORMAT, "records": count}
         for pool, profile in pools:
             yield {"pool": pool, **profile.to_dict()}
         for (graph, hop), profile in positions:
@@ -224,6 +241,8 @@ class Profiles:
             yield {"graph": graph, **transitions.to_dict()}
         for graph, demand in demands:
             yield {"demand_of": graph, **demand}
+        for graph, path in paths:
+            yield {"paths_of": graph, **path}
 
     @classmethod
     def from_records(cls, records: Sequence[Any], config: FabricConfig) -> "Profiles":
@@ -250,6 +269,8 @@ class Profiles:
                 del self._positions[next(iter(self._positions))]
         elif "demand_of" in record:
             self.demand.load(name(record["demand_of"]), record)
+        elif "paths_of" in record:
+            self.paths.load(name(record["paths_of"]), record)
         else:
             self._graphs[name(record["graph"])] = Transitions.from_dict(record)
             if len(self._graphs) > self._config.max_graphs:

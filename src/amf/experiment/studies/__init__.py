@@ -7,6 +7,7 @@ from types import ModuleType
 
 from amf.experiment.studies import (
     ablation,
+    calibration,
     deadlines,
     estimator_error,
     herding,
@@ -30,6 +31,7 @@ _MODULES: Mapping[str, ModuleType] = {
     "load-sweep": load_sweep,
     "deadlines": deadlines,
     "slo-scale": slo_scale,
+    "calibration": calibration,
     "ablation": ablation,
     "estimator-error": estimator_error,
     "staleness": staleness,
