@@ -23,7 +23,9 @@ from amf.core.fabric import Fabric
 from amf.core.journal import decision_to_dict, event_to_dict
 from amf.core.policy.bundles import policies_named
 from amf.core.presets import gpu_preset, model_preset
-from amf.core.types import Call, Prefix, Worker
+from amf.core.state.ledger import Account
+from amf.core.state.pipelines import Pipeline
+from amf.core.types import Call, Prefix, SloClass, Worker
 
 PROFILE = worker_profile(model_preset("llama-3.3-70b"), gpu_preset("h200"), Deployment())
 BLOCK_TOKENS = 16
@@ -48,6 +50,28 @@ def hash_of(*parts: object) -> int:
 
 def worker(name: str, pool: str = "m", **changes: object) -> Worker:
     return replace(Worker(name=name, pool=pool, profile=PROFILE, kv_tokens=500_000), **changes)  # type: ignore[arg-type]
+
+
+def ended_pipeline(run: str = "r", budget_s: float | None = 100.0, path_s: float = 10.0, **changes: object) -> Pipeline:
+    """Of graph g, begun at 0 with a prompt of 1,024 tokens."""
+    found = Pipeline(
+        run_id=run,
+        graph_name="g",
+        graph=None,
+        opened_s=0.0,
+        deadline_s=budget_s,
+        slo_class=SloClass.INTERACTIVE,
+        tenant="",
+        identity="",
+        last_event_s=0.0,
+        account=Account(),
+        first_tokens=1_024,
+        alone_path_s=path_s,
+        work_s={"m": 4.0},
+    )
+    for name, value in changes.items():
+        setattr(found, name, value)
+    return found
 
 
 class Room:

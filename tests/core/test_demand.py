@@ -10,38 +10,16 @@ from amf.core.policy.admission import by_demand
 from amf.core.policy.interface import FleetView, Verdict
 from amf.core.state.demand import GraphDemand
 from amf.core.state.lanes import Lanes
-from amf.core.state.ledger import Account
 from amf.core.state.logline import Guess, LogLine
 from amf.core.state.mean import Mean
 from amf.core.state.pipelines import Pipeline, Pipelines
 from amf.core.state.pledges import Pledges
 from amf.core.state.profiles import Profiles
-from amf.core.types import Call, SloClass
+from amf.core.types import Call
+from kit import ended_pipeline as pipeline
 from kit import prefix
 
 RULES = FabricConfig(demand_share=0.8, demand_path_share=1.0)  # of admission, whatever is best by default
-
-
-def pipeline(run: str = "r", budget_s: float | None = 100.0, path_s: float = 10.0, **changes: object) -> Pipeline:
-    """Of graph g, begun at 0 with a prompt of 1,024 tokens."""
-    found = Pipeline(
-        run_id=run,
-        graph_name="g",
-        graph=None,
-        opened_s=0.0,
-        deadline_s=budget_s,
-        slo_class=SloClass.INTERACTIVE,
-        tenant="",
-        identity="",
-        last_event_s=0.0,
-        account=Account(),
-        first_tokens=1_024,
-        alone_path_s=path_s,
-        work_s={"m": 4.0},
-    )
-    for name, value in changes.items():
-        setattr(found, name, value)
-    return found
 
 
 def learned(*ended: Pipeline, **config: object) -> Profiles:

@@ -17,14 +17,13 @@ from amf.core.policy.admission import by_demand
 from amf.core.policy.interface import FleetView
 from amf.core.state.demand import Demand
 from amf.core.state.lanes import Lanes
-from amf.core.state.ledger import Account
 from amf.core.state.logline import LogLine
 from amf.core.state.pipelines import Pipeline, Pipelines
 from amf.core.state.pledges import Pledges
 from amf.core.state.profiles import Profiles
-from amf.core.types import Call, SloClass
+from amf.core.types import Call
 from amf.engines.vllm import priority
-from kit import Room, prefix
+from kit import Room, ended_pipeline, prefix
 
 SLO_S = 10_000.0
 HOUR_S = 3_600.0
@@ -69,21 +68,7 @@ def demand_of(paths_s: list[float], budgets_s: list[float]) -> Profiles:
 
 
 def pipeline(path_s: float, budget_s: float) -> Pipeline:
-    return Pipeline(
-        run_id="r",
-        graph_name="g",
-        graph=None,
-        opened_s=0.0,
-        deadline_s=budget_s,
-        slo_class=SloClass.INTERACTIVE,
-        tenant="",
-        identity="",
-        last_event_s=0.0,
-        account=Account(),
-        first_tokens=1_000,
-        alone_path_s=path_s,
-        work_s={"m": path_s / 3},
-    )
+    return ended_pipeline(budget_s=budget_s, path_s=path_s, first_tokens=1_000, work_s={"m": path_s / 3})
 
 
 def verdict(profiles: Profiles, budget_s: float, pledged: list[tuple[float, float]]) -> str:

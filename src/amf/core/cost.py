@@ -18,6 +18,7 @@ from amf.core.model import Config, ModelSpec, model_from_config
 from amf.core.types import WorkerProfile
 
 __all__ = [
+    "FULL_BATCH",
     "Config",
     "Deployment",
     "GpuSpec",
@@ -25,6 +26,8 @@ __all__ = [
     "break_even_s",
     "decode_iteration_s",
     "decode_s",
+    "decode_share_s",
+    "full_batch",
     "iteration_s",
     "kv_bytes",
     "kv_capacity_tokens",
@@ -44,6 +47,7 @@ _WEIGHT_BYTES: Final = {
     "mxfp4": (2.0, 0.53),
 }
 _KV_BYTES: Final = {"bf16": 2, "fp16": 2, "fp8": 1}
+FULL_BATCH: Final = 64  # sequences at which decoding is taken as saturated
 # A token in flight has one hidden vector and one MLP row (4 x hidden), at 2 bytes.
 _ACTIVATION_BYTES_PER_HIDDEN: Final = 10
 
@@ -213,6 +217,16 @@ def decode_s(profile: WorkerProfile, output_tokens: int, batch: int, kv_tokens: 
     if output_tokens <= 0:
         return 0.0
     return output_tokens * decode_iteration_s(profile, batch, kv_tokens + batch * (output_tokens - 1) / 2)
+
+
+def decode_share_s(profile: WorkerProfile, prompt_tokens: int, output_tokens: int, batch: int) -> float:
+    """Worker-seconds of one sequence's decoding in a batch of `batch` like it: its share of the iterations."""
+    return decode_s(profile, output_tokens, batch, batch * prompt_tokens) / batch
+
+
+def full_batch(max_running: int, kv_tokens: int, context_tokens: int) -> int:
+    """Sequences of `context_tokens` (above 0) that a busy worker decodes together: at most FULL_BATCH, at least 1."""
+    return max(1, min(FULL_BATCH, max_running, kv_tokens // context_tokens))
 
 
 def kv_bytes(profile: WorkerProfile, tokens: int) -> float:

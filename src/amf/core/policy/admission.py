@@ -45,7 +45,7 @@ def by_demand(call: Call, view: FleetView) -> Verdict:
     path = own.guess(call.prompt_tokens, budget_s)
     odds = path.odds_below(budget_s)
     if odds < view.config.feasible_odds:
-        reason = f"{budget_s:.1f} s are too few: alone it takes about {path.median:.1f} s, odds {odds:.0%}"
+        reason = f"{budget_s:.1f} s are too few: alone it takes about {path.median:.1f} s, odds {odds:.0%}; give it more time"
         return Verdict(Because(reason=reason), "deadline_infeasible")
     due_s, size = call.deadline_s - view.config.demand_path_share * path.mean, own.size(path.mean)
     share = view.config.demand_share * own.margin
@@ -65,6 +65,7 @@ def _lacking_s(pool: str, new: tuple[float, float], view: FleetView, share: floa
         total_s += needed_s
         time_s = max(due_s - view.now_s, _SOON_S)
         if due_s >= new[0] and total_s > rate * time_s:
-            reason = f"{pool}: {total_s:.1f} s of work would be due in {time_s:.1f} s, where {rate * time_s:.1f} s may be done"
+            work = f"{total_s:.1f} s of work would be due in {time_s:.1f} s, where {rate * time_s:.1f} s may be done"
+            reason = f"{pool}: {work}; come back later, give it more time, or add workers"
             return total_s / rate - time_s, reason
     return 0.0, ""

@@ -204,9 +204,8 @@ class Book:
         account = charge(worker, (event.prompt_tokens, cached_tokens, event.output_tokens), state.known_tokens)
         account.service_s, account.queue_s = service_s, state.dispatched_s - state.arrived_s
         pipeline.account.add(account)
-        alone_s = worker.alone_s(event.prompt_tokens, cached_tokens, event.output_tokens)
+        alone_s, work_s = worker.toll_s(event.prompt_tokens, cached_tokens, event.output_tokens)
         pipeline.alone_path_s = max(pipeline.alone_path_s, state.alone_path_s + alone_s)
-        work_s = worker.capacity_s(event.prompt_tokens, cached_tokens, event.output_tokens)
         pipeline.work_s[call.pool] = pipeline.work_s.get(call.pool, 0.0) + work_s
         self.account.add(account)
         self._pledge(pipeline)

@@ -1,7 +1,7 @@
 """What pipelines of one call graph ask of the fleet, learned from those that came to their end.
 
 *Work* is capacity, not latency: the worker-seconds of a call whose decode iterations are shared by a full batch
-(`WorkerState.capacity_s`). A pipeline's *path* is what its longest chain of calls would take if each had its worker alone,
+(`WorkerState.toll_s`). A pipeline's *path* is what its longest chain of calls would take if each had its worker alone,
 and the seconds in which only its tools ran.
 
 Pipelines of one graph differ, and two things are known of a new one: how long its first prompt is, and how much time its
@@ -30,18 +30,22 @@ _LEAST_MARGIN, _MOST_MARGIN = 0.5, 4.0
 
 
 class GraphDemand:
-    """`work_s`: mean worker-seconds of a whole pipeline, by pool. `pipelines`: how many stand behind it. `timed`: how many of
-    these had a deadline, since only they say what a path is for a given time. `margin`: how many times more than estimated may
-    be promised."""
+    """`work_s`: mean worker-seconds of a whole pipeline, by pool. `timed`: how many pipelines behind it had a deadline, since
+    only they say what a path is for a given time. `margin`: how many times more than estimated may be promised."""
 
-    __slots__ = ("line", "margin", "path_s", "pipelines", "timed", "work_s")
+    __slots__ = ("line", "margin", "path_s", "timed", "work_s")
 
     def __init__(self) -> None:
-        self.pipelines = self.timed = 0
+        self.timed = 0
         self.work_s: dict[str, Mean] = {}
         self.path_s = Mean(0.0)
         self.line = LogLine()
         self.margin = 1.0
+
+    @property
+    def pipelines(self) -> int:
+        """How many ended ones stand behind it."""
+        return self.path_s.count
 
     def judge(self, in_time: bool, target: float) -> None:
         """An admitted pipeline met its deadline, or missed it. In balance when a share `target` meets it."""
@@ -50,10 +54,9 @@ class GraphDemand:
 
     def observe(self, pipeline: Pipeline) -> None:
         """It came to its end."""
-        self.pipelines += 1
         for pool in pipeline.work_s.keys() - self.work_s.keys():
             self.work_s[pool] = mean = Mean(0.0)
-            mean.count = self.pipelines - 1
+            mean.count = self.pipelines  # those before it asked nothing of this pool
         for pool, mean in self.work_s.items():
             mean.observe(pipeline.work_s.get(pool, 0.0))
         path_s = max(pipeline.alone_path_s + pipeline.idle_s, _LEAST_S)
@@ -98,12 +101,12 @@ class GraphDemand:
         """Raises KeyError, TypeError or ValueError for what `to_dict` cannot have written."""
         found = cls()
         found.path_s = Mean.from_list(document["path_s"])
-        found.pipelines, found.timed = found.path_s.count, int(measure(document["timed"]))
+        found.timed = int(measure(document["timed"]))
         if not found.path_s.value or found.timed > found.pipelines:
             raise ValueError(
                 f"{found.timed} of {found.pipelines} pipelines had deadlines, their mean path is {found.path_s.value} s"
             )
-        found.work_s = {str(pool): Mean.from_list(mean) for pool, mean in document["work_s"].items()}
+        found.work_s = {pool: Mean.from_list(mean) for pool, mean in document["work_s"].items()}
         found.line = LogLine.from_list(document["line"])
         found.margin = min(max(measure(document["margin"]), _LEAST_MARGIN), _MOST_MARGIN)
         return found

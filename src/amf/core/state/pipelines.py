@@ -40,9 +40,7 @@ class CallState:
     known_tokens: int = 0  # prefix its pipeline had computed before, anywhere
     served_path_s: float = 0.0  # service on the longest chain of its pipeline's calls before it
     alone_path_s: float = 0.0  # the same if each had its worker alone
-    growth_tokens: int | None = (
-        None  # of its prompt beyond what its pipeline had in the pool; None: other calls were open
-    )
+    growth_tokens: int | None = None  # of its prompt beyond what its pipeline had in the pool; None: not known
 
     @property
     def hop_id(self) -> str:
@@ -83,9 +81,7 @@ class Pipeline:
     served_path_s: float = 0.0  # service on the longest chain of calls that finished
     alone_path_s: float = 0.0  # the same if each had its worker alone
     idle_s: float = 0.0  # when none of its calls was open
-    work_s: dict[str, float] = field(
-        default_factory=dict
-    )  # pool -> worker-seconds its finished calls cost a busy worker
+    work_s: dict[str, float] = field(default_factory=dict)  # pool -> what its finished calls cost a busy worker
     first_tokens: int = 0  # of its first prompt
     size: float = 1.0  # times the mean pipeline of its graph, as was expected at its start
     end_learned: bool = False

@@ -12,11 +12,10 @@ from heapq import heappop, heappush
 from math import exp, inf
 
 from amf.core.config import FabricConfig
-from amf.core.cost import decode_iteration_s, decode_s, prefill_s
+from amf.core.cost import decode_iteration_s, decode_s, decode_share_s, full_batch, prefill_s
 from amf.core.state.pace import Paces
 from amf.core.types import Worker
 
-_FULL_BATCH = 64  # sequences at which decoding is taken as saturated, memory permitting
 _RECENT_S = 180.0  # how far back recent work reaches: the window of Preble
 
 
@@ -106,18 +105,14 @@ class WorkerState:
         """Expected seconds to prefill, by profile and observed speed."""
         return prefill_s(self.profile, new_tokens, cached_tokens) * self.prefill_scale
 
-    def alone_s(self, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> float:
-        """Expected seconds of a call that has the worker to itself."""
-        new_tokens = max(prompt_tokens - cached_tokens, 0)
-        decoded_s = decode_s(self.profile, output_tokens - 1, 1, prompt_tokens)
-        return self.prefill_s(new_tokens, cached_tokens) + decoded_s * self.decode_scale
-
-    def capacity_s(self, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> float:
-        """Worker-seconds that a call costs a busy worker: its prefill, and its share of the iterations of a full batch."""
-        context_tokens = max(prompt_tokens + output_tokens, 1)
-        batch = max(1, min(_FULL_BATCH, self.spec.max_running, self.kv_tokens // context_tokens))
-        decoded_s = decode_s(self.profile, output_tokens, batch, batch * prompt_tokens) / batch
-        return self.prefill_s(max(prompt_tokens - cached_tokens, 0), cached_tokens) + decoded_s * self.decode_scale
+    def toll_s(self, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> tuple[float, float]:
+        """What a call takes, in expected seconds, if it has the worker to itself, and what it costs a busy worker: its prefill,
+        and its share of the iterations of a full batch. `cached_tokens` are at most the prompt's."""
+        profile, scale = self.profile, self.decode_scale
+        batch = full_batch(self.spec.max_running, self.kv_tokens, max(prompt_tokens + output_tokens, 1))
+        prefilled_s = self.prefill_s(prompt_tokens - cached_tokens, cached_tokens)
+        alone_s = prefilled_s + decode_s(profile, output_tokens - 1, 1, prompt_tokens) * scale
+        return alone_s, prefilled_s + decode_share_s(profile, prompt_tokens, output_tokens, batch) * scale
 
     def restore_s(self, lower_tokens: int, config: FabricConfig) -> float:
         """Seconds to load back what is warm only in a lower tier."""
@@ -140,7 +135,7 @@ class WorkerState:
         self.dispatched += 1
         self.committed_tokens += flight.footprint_tokens
         self.cold_prefills += flight.cold
-        self.pending_prefill_tokens += flight.prompt_tokens - flight.hit_tokens
+        self.pending_prefill_tokens += flight.uncached_tokens
         self.prefill_free_s = flight.due_s
         self._recent_prefill = (self.recent_prefill_s(flight.sent_s) + flight.prefill_s, flight.sent_s)
         if not flight.streams:
@@ -151,7 +146,7 @@ class WorkerState:
         """Seen: correct the speed estimate and the backlog."""
         flight = self.flights[call_id]
         flight.first_token_s = now_s
-        expected_s = prefill_s(self.profile, flight.prompt_tokens - flight.hit_tokens, flight.hit_tokens)
+        expected_s = prefill_s(self.profile, flight.uncached_tokens, flight.hit_tokens)
         if flight.backlog_s <= flight.prefill_s:  # mostly its own prefill, not a queue
             waited_s = flight.backlog_s + flight.restore_s
             observed_s = min(max(now_s - flight.sent_s - waited_s, 0.0), 100.0 * expected_s)
@@ -191,14 +186,14 @@ class WorkerState:
         flights = self.flights.values()
         assert self.committed_tokens == sum(f.footprint_tokens for f in flights)
         assert self.cold_prefills == sum(1 for f in flights if f.prefilling and f.cold)
-        assert self.pending_prefill_tokens == sum(f.prompt_tokens - f.hit_tokens for f in flights if f.prefilling)
+        assert self.pending_prefill_tokens == sum(f.uncached_tokens for f in flights if f.prefilling)
         assert all(call_id == flight.call_id for call_id, flight in self.flights.items())
 
     def _leave_prefill(self, flight: Flight) -> None:
         if flight.prefilling:
             flight.prefilling = False
             self.cold_prefills -= flight.cold
-            self.pending_prefill_tokens -= flight.prompt_tokens - flight.hit_tokens
+            self.pending_prefill_tokens -= flight.uncached_tokens
 
     def _refresh_decode(self) -> None:
         batch, kv_tokens = len(self.flights) + 1, max(self.committed_tokens, 0)

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from amf.core.cost import decode_s, prefill_s
+from amf.core.cost import decode_s, decode_share_s, full_batch, prefill_s
 from amf.core.types import CallKind, Worker, WorkerProfile
 from amf.sim.plan import CallPlan, PipelinePlan, PromptPlan, Workload
 from amf.sim.workload.blocks import SHARED_BLOCKS, owned_runs
 from amf.sim.workload.ideal import PrefixTree
 
 USUAL_PROMPT_TOKENS, USUAL_OUTPUT_TOKENS = 8_192, 512
-FULL_BATCH = 64  # sequences at which decoding is taken as saturated, memory permitting
 
 
 def standalone_s(pipeline: PipelinePlan, profiles: Mapping[str, WorkerProfile]) -> float:
@@ -93,5 +92,5 @@ def _capacity_s(worker: Worker, call: CallPlan, warm_tokens: int) -> float:
     """Worker seconds the call costs a busy worker: its prefill and its share of a full batch's decoding."""
     total = call.prompt.total_tokens
     prefill = prefill_s(worker.profile, total - warm_tokens, warm_tokens)
-    batch = max(1, min(FULL_BATCH, worker.max_running, worker.kv_tokens // (total + call.output_tokens)))
-    return prefill + decode_s(worker.profile, call.output_tokens, batch, batch * total) / batch
+    batch = full_batch(worker.max_running, worker.kv_tokens, total + call.output_tokens)
+    return prefill + decode_share_s(worker.profile, total, call.output_tokens, batch)
