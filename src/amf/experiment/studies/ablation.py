@@ -59,7 +59,7 @@ def study(options: Options) -> Study:
         name="ablation",
         question="Each mechanism of the fabric off in turn: what is it worth, and does any do harm?",
         settings=settings,
-        seeds=options.seed_range(),
+        seeds=options.seed_range(full=3),
         goals=tuple(
             Gain(
                 name=f"{setting.label}, against {variant.name}: {what}",

@@ -50,7 +50,7 @@ def study(options: Options) -> Study:
         question="How many pipelines meet deadlines of unequal slack as load grows, and how late are those that do not?",
         settings=settings,
         averages=averages,
-        seeds=options.seed_range(),
+        seeds=options.seed_range(full=3),
         goals=tuple(_goals()),
         axis="load",
         drawn=("slo_attainment", "lateness_s.p99"),

@@ -27,7 +27,7 @@ def study(options: Options) -> Study:
         name="estimator-error",
         question="Predicted lengths, seconds and returns wrong by a lognormal factor: what does the fabric lose?",
         settings=tuple(settings),
-        seeds=options.seed_range(),
+        seeds=options.seed_range(full=3),
         goals=tuple(wanted),
         axis="sigma of the error",
         drawn=("jct_s.mean", "jct_s.p99", "slo_attainment", "ttft_s.mean"),

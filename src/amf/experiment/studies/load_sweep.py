@@ -25,7 +25,7 @@ def study(options: Options) -> Study:
         name="load-sweep",
         question="How many pipelines meet their deadline as the offered load grows, and how long do they take?",
         settings=settings,
-        seeds=options.seed_range(),
+        seeds=options.seed_range(full=3),
         goals=tuple(
             Gain(name=f"{setting.label}: {what}", setting=setting.label, figure=figure, at_least=0.98)
             for setting in settings

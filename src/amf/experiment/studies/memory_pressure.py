@@ -24,7 +24,7 @@ def study(options: Options) -> Study:
         name="memory-pressure",
         question="How do completion times and first tokens suffer as more sessions share the same memory?",
         settings=tuple(settings),
-        seeds=options.seed_range(),
+        seeds=options.seed_range(full=3),
         goals=tuple(wanted),
         axis="contexts of live sessions over memory",
         drawn=("jct_s.mean", "stretch.p95", "stretch.p99", "ttft_s.mean", "ttft_s.p99", "hit_ratio"),

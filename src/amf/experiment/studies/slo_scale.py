@@ -35,7 +35,7 @@ def study(options: Options) -> Study:
         question="By how much must every deadline be multiplied until 99 % of pipelines meet theirs?",
         settings=settings,
         averages=averages,
-        seeds=options.seed_range(),
+        seeds=options.seed_range(full=3),
         goals=tuple(
             Reaches(
                 name=f"{_ALL}: scale that {OURS} needs, against {rival}",

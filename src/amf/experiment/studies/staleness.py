@@ -37,7 +37,7 @@ def study(options: Options) -> Study:
         name="staleness",
         question="What does it cost when KV events are lost or late, and when load reports are old?",
         settings=tuple(settings),
-        seeds=options.seed_range(),
+        seeds=options.seed_range(full=3),
         goals=tuple(wanted),
     )
 

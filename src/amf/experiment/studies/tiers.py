@@ -35,7 +35,7 @@ def study(options: Options) -> Study:
         name="tiers",
         question="What is a DRAM tier worth, and to whom: where it holds all live sessions, and where it does not?",
         settings=tuple(settings),
-        seeds=options.seed_range(),
+        seeds=options.seed_range(full=3),
         goals=tuple(goals),
         notes=(f"{workers} workers of {_KV_TOKENS} tokens; {'recorded' if trace else 'generated'} sessions",),
     )
