@@ -11,6 +11,7 @@ from amf.core.events import GraphDeclared
 from amf.core.graph import CallGraph, Edge, Hop
 from amf.core.path import HopTime
 from amf.core.policy.bundles import BUNDLES
+from amf.core.state.hindsight import Stage
 from amf.core.state.paths import Known, Paths
 from amf.core.state.profiles import Profiles
 from amf.core.types import Call
@@ -119,8 +120,8 @@ def test_the_graphs_that_are_kept_are_bounded():
     paths = Paths(FabricConfig(max_graphs=3), lambda graph, hop: two_ways(1.0, 2.0))
     for number in range(9):
         paths.remaining(replace(chain("a"), name=f"g{number}"))
-        paths.observe_end(f"g{number}", {"a": 1.0})
-    assert len(paths._remaining) == len(paths._finished) == len(paths._correlations) == 3
+        paths.observe_end(f"g{number}", [Stage("a", (), 0.0, 0.0, 1.0, None)], True)
+    assert len(paths._remaining) == len(paths._finished) == len(paths._ended) == 3
 
 
 def hard_and_easy(room: Room, runs: int) -> None:

@@ -1,6 +1,8 @@
-"""Due times over random graphs and random pasts: never falling along an edge, never after the deadline."""
+"""Due times over random graphs and random pasts: never falling along an edge, never after the deadline, and true to what they
+state."""
 
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
+from math import log
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from test_graph_laws import forward, graphs
 from amf.core.config import FabricConfig
 from amf.core.graph import CallGraph
 from amf.core.path import HopTime
+from amf.core.state.hindsight import Factor, Stage
 from amf.core.state.paths import Known, Paths
 
 QUANTILES = st.sampled_from([0.0, 0.5, 0.9, 0.99, 1.0])
@@ -57,3 +60,14 @@ def test_evidence_is_the_least_of_all_that_may_follow(past):
     evidence = Paths(FabricConfig(), lambda _, hop: known[hop]).remaining(graph).evidence
     for hop in graph.order:
         assert evidence[hop] == min(known[each].evidence for each in graph.order if graph.precedes(hop, each))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(0.3, 3.0), min_size=1, max_size=30), st.sampled_from([0.5, 0.9, 0.99]))
+def test_the_stated_share_is_within_whatever_pipelines_take(takes, quantile):
+    factor, within, pipelines = Factor(), 0, 4_000
+    for took_s in islice(cycle(takes), pipelines):
+        said_s = factor.value
+        within += took_s <= said_s
+        factor.observe([Stage("a", (), 0.0, 0.0, took_s, said_s)], quantile)
+    assert abs(within - quantile * pipelines) <= (log(3.0 / 0.3) + 0.005) / 0.005

@@ -68,7 +68,9 @@ class Calibration:
             return
         remaining = self._paths.remaining(pipeline.graph)
         evidence = remaining.evidence[state.call.hop]
-        quantiles_s = self._quantiles_s(remaining, state.call.hop) if evidence >= self._least else ()
+        factor = self._paths.factor(pipeline.graph.name)
+        composed_s = self._quantiles_s(remaining, state.call.hop) if evidence >= self._least else ()
+        quantiles_s = [each * factor for each in composed_s]
         self._said[decision.call_id] = _Said(at_s, quantiles_s, evidence)
 
     def report(self, workload: Workload, records: RunRecords) -> dict[str, Any]:

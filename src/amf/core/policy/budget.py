@@ -28,7 +28,8 @@ def by_critical_path(pipeline: Pipeline, state: CallState, view: View) -> float 
 
 
 def by_remaining_path(pipeline: Pipeline, state: CallState, view: View) -> float | None:
-    """The pipeline's deadline minus the `budget_quantile` of what remains after this hop (`core/state/paths.py`).
+    """The pipeline's deadline minus the `budget_quantile` of what remains after this hop (`core/state/paths.py`), corrected by
+    what became of earlier ones.
 
     What remains is composed from the end of this very hop on, so siblings are budgeted by their join without more ado: each
     is due when the join's part must begin, and one off the critical path has the difference as slack. As above where the
@@ -38,8 +39,7 @@ def by_remaining_path(pipeline: Pipeline, state: CallState, view: View) -> float
     graph, hop = pipeline.graph, state.call.hop
     if graph is None or hop not in graph.by_name:
         return pipeline.deadline_s
-    after_s = view.profiles.paths.remaining(graph).after_s[hop]
-    return pipeline.deadline_s - view.profiles.expected_after_s(state.call, after_s)
+    return pipeline.deadline_s - view.profiles.expected_after_s(state.call, view.profiles.paths.room_s(graph, hop))
 
 
 def static_split(pipeline: Pipeline, state: CallState, view: View) -> float | None:

@@ -126,6 +126,8 @@ class Book:
         pipeline = self.pipelines.get(call.run_id)
         for other in pipeline.live.values() if pipeline else ():
             other.cold_until_s = -inf
+        if pipeline and pipeline.graph and pipeline.deadline_s is not None and call.hop in pipeline.graph.by_name:
+            state.said_s = self.profiles.paths.said_s(pipeline.graph, call.hop)
         pool.dispatched += 1
         prefill_s = worker.prefill_s(call.prompt_tokens - hit_tokens, hit_tokens)
         backlog_s = worker.backlog_s(self.now_s)
@@ -183,8 +185,7 @@ class Book:
         pipeline.attain(call.pool, event.prompt_tokens + 2 * event.output_tokens, self.now_s)
         service_s = self.now_s - state.dispatched_s
         pipeline.served_path_s = max(pipeline.served_path_s, state.served_path_s + service_s)
-        if pipeline.graph is not None and call.hop in pipeline.graph.by_name:
-            pipeline.first_service_s.setdefault(call.hop, service_s)
+        pipeline.note_stage(state, self.now_s)
         self.profiles.observe_call(call, event.output_tokens, service_s, state.growth_tokens)
         landed = self.land(state)
         if landed is None:
@@ -344,7 +345,8 @@ class Book:
         pipeline.end_learned = True
         self.profiles.observe_end(pipeline.graph_name, pipeline.trail, pipeline.hops, pipeline.edges)
         if pipeline.graph is not None:
-            self.profiles.paths.observe_end(pipeline.graph_name, pipeline.first_service_s)
+            whole = pipeline.finished == pipeline.calls == len(pipeline.stages)
+            self.profiles.paths.observe_end(pipeline.graph_name, pipeline.stages, whole)
         if pipeline.deadline_s is not None and pipeline.last_finish_s is not None:
             self._judge(pipeline, pipeline.last_finish_s <= pipeline.deadline_s)
         if pipeline.finished == pipeline.calls:

@@ -5,16 +5,17 @@ hop times within pipelines that have ended. Composing takes milliseconds and a d
 comes of it is kept for each graph, and composed anew only when the calls that finished in the graph since it was asked for
 first have grown by a tenth (by `min_evidence` at least, by 1,000 at most), or when the graph was declared anew.
 
-Kept of a composition is little: the seconds to leave room for after each hop, and the median and spread of each hop, by
-which pipelines that end are scored. Graphs are kept as many as the fabric remembers declarations of; the one that was
-composed least recently goes first. Correlations outlive a restart; compositions are made anew.
+Kept of a composition is little: the seconds to leave room for after each hop, what is said of the rest from its dispatch on,
+and the median and spread of each hop, by which pipelines that end are scored. Both seconds are stated times a factor that
+holds them to their word (`hindsight.py`). Graphs are kept as many as the fabric remembers declarations of; the one that was
+composed least recently goes first. Correlations and factors outlive a restart; compositions are made anew.
 
 *Room* after a hop is the `budget_quantile` of what remains, but never less than the room after a hop that it may lead to:
 where a rare branch leads to much work, the plain quantile before the branch would say nothing of it, and a hop would be due
 after a later one. So the due times of a pipeline never fall along an edge.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 from amf.core.config import FabricConfig
 from amf.core.graph import CallGraph
 from amf.core.path import Correlation, HopTime, PathTimes, path_times, score
+from amf.core.state.hindsight import Factor, Stage, first_services_s
 from amf.core.state.sketch import measure
 
 _GROWTH = 0.1
@@ -39,14 +41,25 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Remaining:
-    """One composition. `after_s`: room to leave after each hop. `evidence`: the least of a hop's and of those that may follow
-    it. `spread`: median and standard deviation of the logarithm of each hop that has been seen at its very position."""
+    """One composition, before it is corrected. `after_s`: room to leave after each hop. `since_s`: the `budget_quantile` of the
+    rest from its dispatch on, its own time included. `evidence`: the least of a hop's and of those that may follow it.
+    `spread`: median and standard deviation of the logarithm of each hop that has been seen at its very position."""
 
     graph: CallGraph
     as_of: int
     after_s: Mapping[str, float]
+    since_s: Mapping[str, float]
     evidence: Mapping[str, float]
     spread: Mapping[str, tuple[float, float]]
+
+
+class _Ended:
+    """What pipelines of one graph that ended taught."""
+
+    __slots__ = ("correlation", "factor")
+
+    def __init__(self) -> None:
+        self.correlation, self.factor = Correlation(), Factor()
 
 
 class Paths:
@@ -57,7 +70,7 @@ class Paths:
         self._known = known
         self._finished: dict[str, int] = {}  # graph -> calls that finished, once somebody asked for it
         self._remaining: dict[str, Remaining] = {}
-        self._correlations: dict[str, Correlation] = {}
+        self._ended: dict[str, _Ended] = {}
 
     def remaining(self, graph: CallGraph) -> Remaining:
         """What is known of it, at most a tenth of the evidence old."""
@@ -79,43 +92,74 @@ class Paths:
 
     def correlation(self, graph: str) -> float:
         """Of hop times within pipelines of this graph; 0 while none has ended."""
-        found = self._correlations.get(graph)
-        return found.value if found else 0.0
+        found = self._ended.get(graph)
+        return found.correlation.value if found else 0.0
+
+    def factor(self, graph: str) -> float:
+        """On what is composed for this graph; 1 while nothing said has been held against what it took."""
+        found = self._ended.get(graph)
+        return found.factor.value if found else 1.0
+
+    def room_s(self, graph: CallGraph, hop: str) -> float:
+        """To leave for what comes after the hop. KeyError if the graph has none of this name."""
+        return self.remaining(graph).after_s[hop] * self.factor(graph.name)
+
+    def said_s(self, graph: CallGraph, hop: str) -> float | None:
+        """Within which the rest, from the hop's dispatch on, is said to be done with odds `budget_quantile`; None while some
+        hop of it has been seen less than `min_evidence` times. KeyError if the graph has none of this name."""
+        found = self.remaining(graph)
+        enough = found.evidence[hop] >= self._config.min_evidence
+        return found.since_s[hop] * self.factor(graph.name) if enough else None
 
     def observe_call(self, graph: str) -> None:
         """A call of this graph finished."""
         if graph in self._finished:
             self._finished[graph] += 1
 
-    def observe_end(self, graph: str, service_s: Mapping[str, float]) -> None:
-        """A pipeline of this graph came to its end, with the seconds of each hop's first call."""
+    def observe_end(self, graph: str, stages: Sequence[Stage], whole: bool) -> None:
+        """A pipeline of this graph came to its end. `whole`: its stages are all its calls."""
         found = self._remaining.get(graph)
         if found is None:
             return
         scores = [
             score(seconds, *found.spread[hop])
-            for hop, seconds in service_s.items()
+            for hop, seconds in first_services_s(stages).items()
             if hop in found.spread and found.spread[hop][1] > 0.0
         ]
-        correlation = self._correlations.pop(graph) if graph in self._correlations else Correlation()
-        correlation.observe(scores)
-        self._correlations[graph] = correlation
-        if len(self._correlations) > self._config.max_graphs:
-            del self._correlations[next(iter(self._correlations))]
+        ended = self._ended.pop(graph) if graph in self._ended else _Ended()
+        ended.correlation.observe(scores)
+        if whole:
+            ended.factor.observe(stages, self._config.budget_quantile)
+        self._put(graph, ended)
 
     def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        for name, found in list(self._correlations.items()):
-            yield name, {"pipelines": found.pipelines, "products": found.products, "squares": found.squares}
+        for name, ended in list(self._ended.items()):
+            found = ended.correlation
+            yield (
+                name,
+                {
+                    "pipelines": found.pipelines,
+                    "products": found.products,
+                    "squares": found.squares,
+                    "factor": ended.factor.value,
+                },
+            )
 
     def load(self, name: str, document: Mapping[str, Any]) -> None:
         """Raises KeyError, TypeError or ValueError for what `records` cannot have made."""
-        found = self._correlations[name] = Correlation()
+        ended = _Ended()
+        ended.factor = Factor(measure(document["factor"]))
+        found = ended.correlation
         found.pipelines = int(measure(document["pipelines"]))
         found.squares = measure(document["squares"])
         sign = -1.0 if document["products"] < 0 else 1.0
         found.products = sign * measure(sign * document["products"])
-        if len(self._correlations) > self._config.max_graphs:
-            del self._correlations[next(iter(self._correlations))]
+        self._put(name, ended)
+
+    def _put(self, graph: str, ended: _Ended) -> None:
+        self._ended[graph] = ended
+        if len(self._ended) > self._config.max_graphs:
+            del self._ended[next(iter(self._ended))]
 
     def _renewed_at(self, as_of: int) -> int:
         return as_of + int(min(max(_GROWTH * as_of, self._config.min_evidence), _MOST_CALLS))
@@ -123,15 +167,18 @@ class Paths:
     def _composed(self, graph: CallGraph, finished: int) -> Remaining:
         known = {hop: self._known(graph, hop) for hop in graph.order}
         times = self.compose(graph, {hop: each.time for hop, each in known.items()})
+        quantile = self._config.budget_quantile
         room: dict[str, float] = {}
+        since: dict[str, float] = {}
         evidence: dict[str, float] = {}
         for hop in reversed(graph.order):
             following = [edge.target for edge in graph.children(hop)]
-            after_s = times.after(hop).quantile(self._config.budget_quantile)
+            after_s = times.after(hop).quantile(quantile)
             room[hop] = max([after_s, *(room[child] for child in following)])
+            since[hop] = times.since(hop).quantile(quantile) - known[hop].time.gap_s
             evidence[hop] = min([known[hop].evidence, *(evidence[child] for child in following)])
         spread = {hop: _spread(each.time) for hop, each in known.items() if each.evidence}
-        return Remaining(graph, finished, room, evidence, spread)
+        return Remaining(graph, finished, room, since, evidence, spread)
 
 
 def _spread(time: HopTime) -> tuple[float, float]:

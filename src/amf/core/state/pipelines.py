@@ -6,6 +6,7 @@ from enum import StrEnum
 from math import inf
 
 from amf.core.graph import CallGraph
+from amf.core.state.hindsight import MOST_STAGES, Stage
 from amf.core.state.ledger import Account
 from amf.core.state.prediction import Place
 from amf.core.state.transitions import Trail
@@ -40,6 +41,7 @@ class CallState:
     known_tokens: int = 0  # prefix its pipeline had computed before, anywhere
     served_path_s: float = 0.0  # service on the longest chain of its pipeline's calls before it
     alone_path_s: float = 0.0  # the same if each had its worker alone
+    said_s: float | None = None  # of the rest of its pipeline, at its dispatch
     growth_tokens: int | None = None  # of its prompt beyond what its pipeline had in the pool; None: not known
 
     @property
@@ -66,7 +68,7 @@ class Pipeline:
     account: Account
     live: dict[str, CallState] = field(default_factory=dict)
     hops: dict[str, int] = field(default_factory=dict)  # hop -> calls of it that finished
-    first_service_s: dict[str, float] = field(default_factory=dict)  # declared hop -> service of its first call
+    stages: list[Stage] = field(default_factory=list)  # finished calls of declared hops, the first MOST_STAGES
     edges: dict[tuple[str, str], None] = field(default_factory=dict)  # revealed (parent hop, hop)
     pools: dict[str, None] = field(default_factory=dict)
     calls: int = 0
@@ -88,6 +90,14 @@ class Pipeline:
     promise_judged: bool = False
     contexts: dict[str, int] = field(default_factory=dict)  # pool -> tokens of the last finished prompt and its answer
     attained: dict[str, tuple[float, float]] = field(default_factory=dict)  # pool -> (weighted tokens, as of when)
+
+    def note_stage(self, state: CallState, now_s: float) -> None:
+        """A call finished: remember it if its hop is declared. Where it does not say what it waited for, its graph does."""
+        graph, call = self.graph, state.call
+        if graph is None or call.hop not in graph.by_name or len(self.stages) >= MOST_STAGES:
+            return
+        parents = call.parents or tuple(edge.source for edge in graph.edges if edge.target == call.hop)
+        self.stages.append(Stage(call.hop, parents, state.arrived_s, state.dispatched_s, now_s, state.said_s))
 
     def attain(self, pool: str, tokens: float, now_s: float) -> None:
         """A call of this pool was served this much."""
