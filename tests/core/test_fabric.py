@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from amf.core.cost import decode_iteration_s, prefill_s
 from amf.core.decisions import Cancel, Dispatch, Refuse, WakeAt
 from amf.core.events import (
     CallFinished,
@@ -344,6 +345,25 @@ def test_a_wrong_profile_is_learned_by_the_pool_and_makes_no_worker_a_favourite(
         "untried workers are believed as fast as their pool"
     )
     assert max(report["dispatched"] for report in reports) <= 5
+
+
+@pytest.mark.parametrize(("prompt_tokens", "output_tokens", "slower"), [(100, 500, "decode"), (40_000, 20, "prefill")])
+def test_the_end_of_a_call_that_does_not_stream_says_how_fast_its_worker_is(prompt_tokens, output_tokens, slower):
+    room = Room(workers=("w1", "w2"))
+    worker = room.fabric.book.workers["w1"]
+    expected_s = sum(
+        (prefill_s(worker.profile, prompt_tokens, 0), (output_tokens - 1) * decode_iteration_s(worker.profile, 1, 600))
+    )
+    for number in range(30):
+        call = f"c{number}"
+        room.now_s += 100.0
+        room.arrive(call, prompt=prefix((call, prompt_tokens)), streams=False)
+        room.now_s += 3.0 * expected_s
+        room.finish(call, prompt=prompt_tokens, cached=0, output=output_tokens)
+    for report in room.fabric.worker_reports():
+        scales = {"prefill": report["prefill_scale"], "decode": report["decode_scale"]}
+        assert scales.pop(slower) == pytest.approx(3.0, rel=0.25)
+        assert list(scales.values()) == [1.0], "of the other nothing was seen"
 
 
 def test_a_slow_worker_is_told_apart_from_its_pool():

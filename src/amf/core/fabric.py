@@ -31,7 +31,7 @@ from amf.core.events import (
 )
 from amf.core.policy.interface import FleetView, Policies
 from amf.core.pump import next_look_s, pump, refusal
-from amf.core.state import reports
+from amf.core.state import learned, reports
 from amf.core.state.book import Book
 from amf.core.state.pipelines import CallState, CallStatus, Pipeline
 from amf.core.state.pools import Pool
@@ -96,6 +96,11 @@ class Fabric:
         """Live pipelines first, most recently active first, then closed ones."""
         live = [self.book.report(pipeline) for pipeline in reversed(self.book.pipelines.live())]
         return (live + list(reversed(self.book.closed.values())))[:limit]
+
+    def graph_report(self, name: str) -> dict[str, object] | None:
+        """What was learned of a declared graph (`core/state/learned.py`); None if there is none of this name."""
+        graph = self.book.graphs.get(name)
+        return learned.of_graph(graph, self.book.profiles) if graph else None
 
     def worker_reports(self) -> list[dict[str, object]]:
         workers = sorted(self.book.workers.items())

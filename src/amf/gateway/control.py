@@ -14,6 +14,7 @@ from amf.gateway.body import read_json
 from amf.gateway.driver import Driver
 from amf.gateway.explain import Explained, as_json, as_text
 from amf.gateway.fleet import Fleet
+from amf.gateway.graph_text import learned_text
 from amf.gateway.graphs import Graphs
 from amf.gateway.intake import public_run_id, scoped_run_id
 from amf.gateway.problem import Problem, bad_request
@@ -32,6 +33,8 @@ class Reports(Protocol):
 
     def worker_reports(self) -> list[dict[str, Any]]: ...
 
+    def graph_report(self, name: str) -> dict[str, Any] | None: ...
+
     def totals(self) -> dict[str, Any]: ...
 
 
@@ -48,6 +51,7 @@ class Control:
         return [
             web.post("/amf/v1/graphs", self._declare),
             web.get("/amf/v1/graphs", self._list_graphs),
+            web.get("/amf/v1/graphs/{name}", self._graph),
             web.get("/amf/v1/runs", self._list_runs),
             web.get("/amf/v1/runs/{run_id}", self._run),
             web.post("/amf/v1/runs/{run_id}/cancel", self._cancel_run),
@@ -73,6 +77,17 @@ class Control:
 
     async def _list_graphs(self, request: web.Request) -> web.Response:
         return _json({"graphs": self.graphs.documents()})
+
+    async def _graph(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        graph = self.graphs.get(name)
+        if graph is None:
+            message = f"No graph named `{name}` is declared: GET /amf/v1/graphs lists them, POST declares one."
+            raise Problem(404, "graph_not_found", message, retry=False)
+        learned = self.reports.graph_report(name)
+        if request.query.get("format") == "text":
+            return web.Response(text=learned_text(name, learned))
+        return _json({"declared": graph.to_dict(), "learned": learned})
 
     async def _list_runs(self, request: web.Request) -> web.Response:
         limit = _limit(request)

@@ -7,8 +7,9 @@ and the longest way counts; nowhere is the time in it that calls waited in our q
 what the load will be. A stated p90 is calibrated if 90 % of the paths turn out no longer than it.
 
 Counted are calls of completed pipelines for which every hop that may follow has been seen `min_evidence` times at its
-position; the others are `cold`. A later round of a loop counts like its first. `p90_known` is the share within p90 where
-each of those hops has been seen 100 times.
+position; the others are `cold`. The `budget_quantile` (p90) is as it is stated, corrected by what became of earlier
+statements (`core/state/hindsight.py`); nobody is told the other quantiles, and they are as they are composed. A later round
+of a loop counts like its first. `p90_known` is the share within p90 where each of those hops has been seen 100 times.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ class _Kept(Paths):
     """Whose last composition of each graph can be asked for more."""
 
     def __init__(self, config: FabricConfig, profiles: Profiles) -> None:
-        super().__init__(config, profiles.hop_time)
+        super().__init__(config, profiles.hop_time, profiles.seen)
         self.last: dict[str, tuple[Mapping[str, HopTime], PathTimes]] = {}
 
     def compose(self, graph: CallGraph, times: Mapping[str, HopTime]) -> PathTimes:
@@ -55,7 +56,7 @@ class Calibration:
     """Of one run. `profiles` are those its fabric asks, from the start."""
 
     def __init__(self, config: FabricConfig, profiles: Profiles) -> None:
-        self._least = config.min_evidence
+        self._least, self._quantile = config.min_evidence, config.budget_quantile
         self._paths = profiles.paths = _Kept(config, profiles)
         self._said: dict[str, _Said] = {}  # by call
         self._stated: dict[tuple[str, str], tuple[Remaining, Sequence[float]]] = {}
@@ -68,9 +69,11 @@ class Calibration:
             return
         remaining = self._paths.remaining(pipeline.graph)
         evidence = remaining.evidence[state.call.hop]
-        factor = self._paths.factor(pipeline.graph.name)
-        composed_s = self._quantiles_s(remaining, state.call.hop) if evidence >= self._least else ()
-        quantiles_s = [each * factor for each in composed_s]
+        quantiles_s: Sequence[float] = ()
+        if evidence >= self._least:
+            factors = {self._quantile: self._paths.factor(pipeline.graph.name)}
+            composed_s = zip(STATED.values(), self._quantiles_s(remaining, state.call.hop), strict=True)
+            quantiles_s = [each_s * factors.get(q, 1.0) for q, each_s in composed_s]
         self._said[decision.call_id] = _Said(at_s, quantiles_s, evidence)
 
     def report(self, workload: Workload, records: RunRecords) -> dict[str, Any]:

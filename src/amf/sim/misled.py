@@ -59,6 +59,9 @@ class Misled(Profiles):
     def hop_time(self, graph: CallGraph, hop: str) -> Known:
         return self._inner.hop_time(graph, hop)
 
+    def seen(self, graph: CallGraph) -> CallGraph:
+        return self._inner.seen(graph)
+
     def branch_odds(self, graph: str, parent: str, hop: str, declared: float = 1.0) -> Prediction:
         return self._inner.branch_odds(graph, parent, hop, declared)
 

@@ -65,7 +65,8 @@ def no_budget(pipeline: Pipeline, state: CallState, view: View) -> float | None:
 
 def seconds_after(graph: CallGraph, call: Call, view: View) -> float:
     """Expected seconds of the critical path strictly after this call's hop."""
-    by_graph_s = view.remembered(id(graph), lambda: graph.remaining(hop_seconds(graph, view)))
+    seen = view.profiles.paths.remaining(graph).seen
+    by_graph_s = view.remembered(id(graph), lambda: seen.remaining(hop_seconds(graph, view)))
     return view.profiles.expected_after_s(call, by_graph_s[call.hop])
 
 

@@ -142,6 +142,21 @@ class Demand:
         budget_s = pipeline.deadline_s - pipeline.opened_s
         return found.size(found.guess(pipeline.first_tokens, budget_s).mean)
 
+    def report(self, graph_name: str) -> dict[str, Any] | None:
+        """What whole pipelines of the graph were seen to ask: JSON-able; None if none has ended. `believed`: admission reckons
+        with it."""
+        found = self._graphs.get(graph_name)
+        if found is None:
+            return None
+        return {
+            "ended": found.pipelines,
+            "with_deadline": found.timed,
+            "believed": self.of(graph_name) is not None,
+            "path_s": found.path_s.value,
+            "work_s": {pool: mean.value for pool, mean in found.work_s.items()},
+            "margin": found.margin,
+        }
+
     def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for name, found in list(self._graphs.items()):
             yield name, found.to_dict()

@@ -41,11 +41,13 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Remaining:
-    """One composition, before it is corrected. `after_s`: room to leave after each hop. `since_s`: the `budget_quantile` of the
-    rest from its dispatch on, its own time included. `evidence`: the least of a hop's and of those that may follow it.
-    `spread`: median and standard deviation of the logarithm of each hop that has been seen at its very position."""
+    """One composition of `seen`, the graph with learned odds, before it is corrected. `after_s`: room to leave after each hop.
+    `since_s`: the `budget_quantile` of the rest from its dispatch on, its own time included. `evidence`: the least of a hop's
+    and of those that may follow it. `spread`: median and standard deviation of the logarithm of each hop that has been seen
+    at its very position."""
 
     graph: CallGraph
+    seen: CallGraph
     as_of: int
     after_s: Mapping[str, float]
     since_s: Mapping[str, float]
@@ -63,11 +65,17 @@ class _Ended:
 
 
 class Paths:
-    """`known(graph, hop)`: what is known of a hop's seconds now."""
+    """`known(graph, hop)`: what is known of a hop's seconds now. `seen(graph)`: the graph with the odds known now."""
 
-    def __init__(self, config: FabricConfig, known: Callable[[CallGraph, str], Known]) -> None:
+    def __init__(
+        self,
+        config: FabricConfig,
+        known: Callable[[CallGraph, str], Known],
+        seen: Callable[[CallGraph], CallGraph] = lambda graph: graph,
+    ) -> None:
         self._config = config
         self._known = known
+        self._seen = seen
         self._finished: dict[str, int] = {}  # graph -> calls that finished, once somebody asked for it
         self._remaining: dict[str, Remaining] = {}
         self._ended: dict[str, _Ended] = {}
@@ -85,6 +93,11 @@ class Paths:
             oldest = next(iter(self._remaining))
             del self._remaining[oldest], self._finished[oldest]
         return found
+
+    def composed(self, graph: CallGraph) -> Remaining | None:
+        """As it was composed last, if it was; nothing is composed for it."""
+        found = self._remaining.get(graph.name)
+        return found if found is not None and found.graph is graph else None
 
     def compose(self, graph: CallGraph, times: Mapping[str, HopTime]) -> PathTimes:
         """Whole pipelines with the correlation measured in this graph."""
@@ -166,7 +179,8 @@ class Paths:
 
     def _composed(self, graph: CallGraph, finished: int) -> Remaining:
         known = {hop: self._known(graph, hop) for hop in graph.order}
-        times = self.compose(graph, {hop: each.time for hop, each in known.items()})
+        seen = self._seen(graph)
+        times = self.compose(seen, {hop: each.time for hop, each in known.items()})
         quantile = self._config.budget_quantile
         room: dict[str, float] = {}
         since: dict[str, float] = {}
@@ -178,7 +192,7 @@ class Paths:
             since[hop] = times.since(hop).quantile(quantile) - known[hop].time.gap_s
             evidence[hop] = min([known[hop].evidence, *(evidence[child] for child in following)])
         spread = {hop: _spread(each.time) for hop, each in known.items() if each.evidence}
-        return Remaining(graph, finished, room, since, evidence, spread)
+        return Remaining(graph, seen, finished, room, since, evidence, spread)
 
 
 def _spread(time: HopTime) -> tuple[float, float]:

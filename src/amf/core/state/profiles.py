@@ -22,7 +22,7 @@ from amf.core.state.mean import Mean
 from amf.core.state.paths import Known, Paths
 from amf.core.state.prediction import QUANTITIES, Place, Prediction, Quantity, Sketches, Source
 from amf.core.state.sketch import Sketch, measure
-from amf.core.state.transitions import Edge, Trail, Transitions, name
+from amf.core.state.transitions import Edge, Trail, Transitions, as_seen, name
 from amf.core.types import Call
 
 FORMAT = 1  # of the records
@@ -78,7 +78,7 @@ class Profiles:
         self._pools: dict[str, Profile] = {}
         self._graphs: dict[str, Transitions] = {}
         self.demand = Demand(config)
-        self.paths = Paths(config, self.hop_time)
+        self.paths = Paths(config, self.hop_time, self.seen)
 
     def observe_call(self, call: Call, output_tokens: int, service_s: float, growth_tokens: int | None = None) -> None:
         """A call finished. `growth_tokens`: how much longer its prompt was than what its pipeline had in the pool, if known."""
@@ -147,6 +147,10 @@ class Profiles:
         gap_s = profile.gap_s.value if profile and profile.gap_s.count else 0.0
         evidence = found.evidence if found.source is Source.POSITION else 0.0
         return Known(HopTime(found.sketch.curve() if found.sketch else found.quantile, gap_s), evidence)
+
+    def seen(self, graph: CallGraph) -> CallGraph:
+        """The graph with what its pipelines that ended say of its odds."""
+        return as_seen(graph, self._graphs.get(graph.name))
 
     def branch_odds(self, graph: str, parent: str, hop: str, declared: float = 1.0) -> Prediction:
         """Odds that a pipeline of this graph that finished `parent` goes on to `hop`; `declared` until `min_evidence` have."""

@@ -3,7 +3,8 @@ prefill backlog is, and how fast it really is compared with its profile.
 
 Sums are kept up to date at events, so that pricing a worker costs a few additions. The prefill backlog is a virtual
 finishing time, `prefill_free_s`: engines prefill one prompt after another. It is trued up at every first token. A call
-whose first token cannot be seen (no streaming) is believed to have left the prefill queue when it was due.
+whose first token cannot be seen (no streaming) is believed to have left the prefill queue when it was due, and its end
+says how fast its worker is.
 """
 
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from math import exp, inf
 
 from amf.core.config import FabricConfig
 from amf.core.cost import decode_iteration_s, decode_s, decode_share_s, full_batch, prefill_s
-from amf.core.state.pace import Paces
+from amf.core.state.pace import Pace, Paces
 from amf.core.types import Worker
 
+_FEW_TOKENS = 8  # of an answer, say nothing of the speed of decoding
+_SLOWEST = 100.0  # times what was expected: no more is believed
 _RECENT_S = 180.0  # how far back recent work reaches: the window of Preble
 
 
@@ -149,10 +152,8 @@ class WorkerState:
         expected_s = prefill_s(self.profile, flight.uncached_tokens, flight.hit_tokens)
         if flight.backlog_s <= flight.prefill_s:  # mostly its own prefill, not a queue
             waited_s = flight.backlog_s + flight.restore_s
-            observed_s = min(max(now_s - flight.sent_s - waited_s, 0.0), 100.0 * expected_s)
-            self._paces.prefill.observe(observed_s, expected_s)
-            self._pool_paces.observe(self._pool_paces.prefill, observed_s, expected_s)
-            self.refresh_paces()
+            own, pool = self._paces.prefill, self._pool_paces.prefill
+            self._observe(own, pool, now_s - flight.sent_s - waited_s, expected_s)
         self._leave_prefill(flight)
         self.prefill_free_s = now_s + sum(f.prefill_s for f in self.flights.values() if f.prefilling)
 
@@ -171,14 +172,8 @@ class WorkerState:
             self._leave_prefill(flight)
             self.prefill_free_s = now_s + sum(f.prefill_s for f in self.flights.values() if f.prefilling)
         self.committed_tokens -= flight.footprint_tokens
-        if output_tokens is not None and output_tokens > 8 and flight.first_token_s is not None:
-            expected_s = (output_tokens - 1) * decode_iteration_s(
-                self.profile, len(self.flights) + 1, self.committed_tokens + flight.footprint_tokens
-            )
-            observed_s = min(now_s - flight.first_token_s, 100.0 * expected_s)
-            self._paces.decode.observe(observed_s, expected_s)
-            self._pool_paces.observe(self._pool_paces.decode, observed_s, expected_s)
-            self.refresh_paces()
+        if output_tokens is not None:
+            self._learn_speed(flight, now_s, output_tokens)
         self._refresh_decode()
         return flight
 
@@ -188,6 +183,31 @@ class WorkerState:
         assert self.cold_prefills == sum(1 for f in flights if f.prefilling and f.cold)
         assert self.pending_prefill_tokens == sum(f.uncached_tokens for f in flights if f.prefilling)
         assert all(call_id == flight.call_id for call_id, flight in self.flights.items())
+
+    def _learn_speed(self, flight: Flight, now_s: float, output_tokens: int) -> None:
+        """A completed attempt corrects the decode speed, or, where its first token could not be seen, the speed of what was
+        expected to take longest: the rest counts as it is believed to be."""
+        own, pool, decoded_s = self._paces, self._pool_paces, 0.0
+        if output_tokens > _FEW_TOKENS:
+            kv_tokens = self.committed_tokens + flight.footprint_tokens
+            decoded_s = (output_tokens - 1) * decode_iteration_s(self.profile, len(self.flights) + 1, kv_tokens)
+        if flight.first_token_s is not None:
+            return self._observe(own.decode, pool.decode, now_s - flight.first_token_s, decoded_s)
+        prefilled_s = prefill_s(self.profile, flight.uncached_tokens, flight.hit_tokens)
+        if flight.streams or flight.backlog_s > flight.prefill_s + decoded_s:  # mostly a queue
+            return None
+        took_s = now_s - flight.sent_s - flight.backlog_s - flight.restore_s
+        if decoded_s > prefilled_s:
+            return self._observe(own.decode, pool.decode, took_s - prefilled_s * self.prefill_scale, decoded_s)
+        return self._observe(own.prefill, pool.prefill, took_s - decoded_s * self.decode_scale, prefilled_s)
+
+    def _observe(self, own: Pace, pool: Pace, observed_s: float, expected_s: float) -> None:
+        """Nothing where nothing was expected."""
+        if expected_s > 0.0:
+            observed_s = min(max(observed_s, 0.0), _SLOWEST * expected_s)
+            own.observe(observed_s, expected_s)
+            self._pool_paces.observe(pool, observed_s, expected_s)
+            self.refresh_paces()
 
     def _leave_prefill(self, flight: Flight) -> None:
         if flight.prefilling:

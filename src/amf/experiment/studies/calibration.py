@@ -44,6 +44,7 @@ def study(options: Options) -> Study:
         notes=(
             "A path is from a dispatch to the end of its pipeline, without what its calls waited in our queues.",
             "Only completed pipelines are counted. Admission refuses those that would hardly be in time.",
+            "p90 is what is stated, corrected by what became of earlier statements; the other quantiles are as composed.",
             "cold: some hop that may follow had not been seen often enough at its position; not in the shares. "
             "p90, known: of those where each of these hops had been seen 100 times.",
         ),

@@ -21,8 +21,8 @@ _UNLOADED, _FULL = 0.5, 1.0
 
 def study(options: Options) -> Study:
     graphs = ("dag-4", "rag-verify") if options.quick else SLO_GRAPHS
-    loads = (_UNLOADED, _FULL) if options.quick else (_UNLOADED, 0.8, _FULL, 1.2)
-    arrivals = ("bursty",) if options.quick else ("bursty", "poisson")
+    points = [("bursty", load) for load in ((_UNLOADED, _FULL) if options.quick else (_UNLOADED, 0.8, _FULL, 1.2))]
+    points += [] if options.quick else [("poisson", _UNLOADED), ("poisson", _FULL)]
     settings = tuple(
         Setting(
             label=_label(graph, arrival, load),
@@ -32,8 +32,7 @@ def study(options: Options) -> Study:
             series=f"{graph}, {arrival}",
         )
         for graph in graphs
-        for arrival in arrivals
-        for load in loads
+        for arrival, load in points
     )
     averages = tuple(
         Average(
@@ -42,8 +41,7 @@ def study(options: Options) -> Study:
             x=load,
             series=f"all graphs, {arrival}",
         )
-        for arrival in arrivals
-        for load in loads
+        for arrival, load in points
     )
     return Study(
         name="deadlines",
