@@ -116,10 +116,16 @@ def test_all_studies_make_one_page_and_are_resumed(tmp_path: Path, monkeypatch: 
     again = experiment(*arguments)
     assert ": runs " not in again.output and page.read_text() == text
     runs[0].unlink()
+    part = experiment("all", *TINY, "--markdown", tmp_path / "part.md", "--keep", keep, "--finished")
+    (left,) = (name for name in ("herding", "load-sweep") if f"left out: {name}, 1 runs are missing" in part.output)
+    assert part.exit_code == 0 and "study 1 of 1: " in part.output and ": runs " not in part.output, part.output
+    assert f"not on this page: {left}\n" in (tmp_path / "part.md").read_text()
+    assert f"## {left}\n" not in (tmp_path / "part.md").read_text()
     mended = experiment(*arguments)
     assert mended.output.count(": runs 1 (") == 1 and mended.output.count(": runs ") == 1, mended.output
     assert page.read_text() == text and sorted((keep / "runs").iterdir()) == runs
     assert "is for one study" in experiment("all", "--json", tmp_path / "x.json").output
+    assert "is for all studies" in experiment("herding", *TINY, "--keep", keep, "--finished").output
 
 
 def test_without_a_name_the_studies_are_listed():

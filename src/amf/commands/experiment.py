@@ -8,12 +8,13 @@ import typer
 
 from amf.experiment.page import write_page
 from amf.experiment.results import collect, page, write_document
-from amf.experiment.run import Document, run
+from amf.experiment.run import Document, run, tasks_of
 from amf.experiment.show import show
 from amf.experiment.studies import STUDIES, about, study_named
 from amf.experiment.study import Options
 from amf.experiment.traces import recordings
 from amf.sim.scenario import ScenarioError
+from amf.simulate.play import kept
 from amf.simulate.players import players
 from amf.simulate.pool import cores
 from amf.simulate.run import Interrupted, check_writable
@@ -39,6 +40,9 @@ _Keep = Annotated[
 _Resume = Annotated[
     bool, typer.Option("--resume", help="Keep each finished run there, and play none again that is kept.")
 ]
+_Finished = Annotated[
+    bool, typer.Option("--finished", help="With all: play nothing; only studies whose runs are all kept by --resume.")
+]
 _JsonFile = Annotated[Path | None, typer.Option("--json", help="Write goals and rows here.")]
 _HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write a self-contained page here.")]
 
@@ -56,12 +60,15 @@ def experiment(
     markdown: _Markdown = None,
     keep: _Keep = Path("out/results"),
     resume: _Resume = False,
+    finished: _Finished = False,
 ) -> None:
     """Run the study NAME: what varies, how the fabric compares with the strongest rivals, which goals are met.
 
     Example: amf experiment sessions --quick --json sessions.json --html sessions.html
 
     Every study, into one page: amf experiment all --markdown docs/results.md --resume
+
+    What of it is done so far: amf experiment all --markdown docs/results.md --finished
     """
     if not name:
         width = max(map(len, STUDIES))
@@ -71,11 +78,13 @@ def experiment(
     try:
         check_writable(("--json", json_file), ("--html", html_file), ("--markdown", markdown))
         options = Options(quick=quick, seeds=seeds, pipelines=pipelines, traces=recordings(trace or ()))
-        runner = _Runner(options, jobs or cores(), ray, keep / "runs" if resume else None)
+        runner = _Runner(options, jobs or cores(), ray, keep / "runs" if resume or finished else None)
         if name == _ALL:
             _refuse_for_all(json_file, html_file)
-            _run_all(runner, markdown, keep)
+            _run_all(runner, markdown, keep, finished)
             return
+        if finished:
+            raise ScenarioError("--finished: is for all studies; for one, leave it out")
         document = runner.run(name)
         show(document)
         _write(document, json_file, html_file)
@@ -99,6 +108,12 @@ class _Runner:
         self._players = players(jobs, ray)
         self._width = f"Ray at {ray}" if ray else f"processes {jobs}"
 
+    def missing(self, name: str) -> int:
+        """Runs that are not kept."""
+        return sum(
+            not (task.keep and kept(task.keep)) for task in tasks_of(study_named(name, self.options), self._runs)
+        )
+
     def run(self, name: str) -> Document:
         return run(study_named(name, self.options), self.options, self._players, self._width, self._runs)
 
@@ -109,14 +124,20 @@ def _refuse_for_all(json_file: Path | None, html_file: Path | None) -> None:
             raise ScenarioError(f"{option} {file}: is for one study; all keep theirs in the folder of --keep")
 
 
-def _run_all(runner: _Runner, markdown: Path | None, keep: Path) -> None:
-    documents = collect(list(STUDIES), keep, runner.run, lambda line: typer.echo(line, err=True))
+def _run_all(runner: _Runner, markdown: Path | None, keep: Path, finished: bool) -> None:
+    left = {name: runs for name in STUDIES if (runs := runner.missing(name))} if finished else {}
+    for name, runs in left.items():
+        typer.echo(f"left out: {name}, {runs} runs are missing", err=True)
+    names = [name for name in STUDIES if name not in left]
+    documents = collect(names, keep, runner.run, lambda line: typer.echo(line, err=True))
     for document in documents:
         show(document)
         write_page(keep / f"{document['experiment']}.html", document)
     typer.echo(f"reports and pages: {keep}")
     if markdown is not None:
-        markdown.write_text(page(documents, [path.name for _, path in runner.options.traces]), encoding="utf-8")
+        markdown.write_text(
+            page(documents, [path.name for _, path in runner.options.traces], list(left)), encoding="utf-8"
+        )
         typer.echo(f"page: {markdown}")
 
 

@@ -44,12 +44,14 @@ def write_document(file: Path, document: Document) -> None:
     half.replace(file)
 
 
-def page(documents: Sequence[Document], traces: Sequence[str]) -> str:
+def page(documents: Sequence[Document], traces: Sequence[str], left: Sequence[str] = ()) -> str:
+    """`left`: studies that were left out, since they are not all played yet."""
     recorded = ", ".join(traces) if traces else "none; every workload is generated"
     facts = (
         f"- Written on {datetime.now(UTC).date().isoformat()}, version {__version__}",
         f"- Machine: {_cpu()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         f"- Recordings: {recorded}",
+        *([f"- Not all played yet, and so not on this page: {', '.join(left)}"] if left else []),
     )
     sections = "\n".join(markdown(document) for document in documents)
     return f"{_HEAD}{chr(10).join(facts)}\n\n## Goals\n\n{summary(documents)}\n{sections}"
