@@ -1,23 +1,41 @@
 """From a URL to the adapter that fits the engine behind it."""
 
+from typing import Protocol
+
 import aiohttp
 
 from amf.engines.engine import Engine
 from amf.engines.openai import OpenAIEngine
-from amf.engines.options import EngineOptions
+from amf.engines.options import EngineKind, EngineOptions
 from amf.engines.vllm import VllmEngine
+
+
+class _Candidate(Engine, Protocol):
+    async def recognises(self) -> bool:
+        """Whether this adapter's engine answers at its URL. Raises EngineError if nothing does."""
+        ...
+
+
+class _Adapter(Protocol):
+    @property
+    def kind(self) -> EngineKind: ...
+
+    def __call__(self, url: str, session: aiohttp.ClientSession, options: EngineOptions) -> _Candidate: ...
+
+
+# In the order in which they are tried; the last takes whatever speaks the API.
+ADAPTERS: tuple[_Adapter, ...] = (VllmEngine, OpenAIEngine)
 
 
 async def connect(url: str, session: aiohttp.ClientSession, options: EngineOptions | None = None) -> Engine:
     """The adapter for the engine at `url`. `session` comes from `http.open_session()`.
 
     A kind set in the options is taken at its word, without a request. "auto" asks the engine, and raises EngineError if
-    it does not answer; what is not vLLM is driven as plain OpenAI.
+    it does not answer.
     """
     options = options or EngineOptions()
-    if options.kind == "openai":
-        return OpenAIEngine(url, session, options)
-    engine = VllmEngine(url, session, options)
-    if options.kind == "vllm" or await engine.is_vllm():
-        return engine
-    return OpenAIEngine(url, session, options)
+    for adapter in ADAPTERS:
+        engine = adapter(url, session, options)
+        if options.kind == adapter.kind or (options.kind == "auto" and await engine.recognises()):
+            return engine
+    raise AssertionError(f"no adapter for {options.kind}")

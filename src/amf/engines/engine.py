@@ -23,9 +23,15 @@ class Capabilities:
     """What this engine offers; what it lacks degrades by a stated rule (docs/engines.md)."""
 
     kv_events: bool = False
+    token_hashes: bool = False  # its events name the tokens of each block, so that prompts can be matched exactly
     priority: Literal["none", "lower-first", "higher-first"] = "none"
     token_prompts: bool = False
     tokenize: bool = False
+    retention: bool = False  # it can be told how long to keep a prefix
+    release: bool = False  # it can be told that a session is over
+    tiers: tuple[str, ...] = ()  # below HBM, that it is seen to use
+    lora: bool = False  # it serves adapters beside its model
+    ranks: int = 1  # data-parallel ranks, each with a cache of its own, that a call can be sent to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

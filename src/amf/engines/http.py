@@ -14,7 +14,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, ClassVar
 
 import aiohttp
 import msgspec
@@ -22,7 +22,7 @@ from multidict import CIMultiDict
 
 from amf.engines.engine import EngineError, EngineRequest, Upstream
 from amf.engines.headers import identifier, request_headers, response_headers
-from amf.engines.options import EngineLimits, EngineOptions
+from amf.engines.options import EngineKind, EngineLimits, EngineOptions
 
 IDLE_CONNECTION_S = 4.0  # shorter than the 5 s after which uvicorn, and so vLLM, closes an idle connection
 _WRITTEN_AT_ONCE_BYTES = 512 * 1024  # a larger body goes out in pieces, so that it does not hold up the event loop
@@ -99,10 +99,13 @@ class HttpUpstream:
 
 
 class HttpEngine:
-    """What all engines that speak HTTP have in common; an adapter adds what its engine says about itself.
+    """What all engines that speak HTTP have in common; an adapter adds what its engine says about itself. `kind`: its name
+    in the configuration.
 
     `session` comes from `open_session()`, is shared and is closed by its owner.
     """
+
+    kind: ClassVar[EngineKind]
 
     def __init__(self, url: str, session: aiohttp.ClientSession, options: EngineOptions) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
@@ -165,6 +168,9 @@ class HttpEngine:
         headers["X-Request-Id"] = identifier(request.request_id)
         return headers
 
+    def _attempt_body(self, request: EngineRequest) -> bytes:
+        return request.body
+
     def check_open(self) -> None:
         """Raises EngineError once the adapter is closed."""
         if self._closed.is_set():
@@ -172,7 +178,7 @@ class HttpEngine:
 
     async def send(self, session: aiohttp.ClientSession, request: EngineRequest) -> aiohttp.ClientResponse:
         """Post the request and wait for the head of its answer. Raises what aiohttp raises."""
-        body = request.body
+        body = self._attempt_body(request)
         return await session.post(
             self.url + request.path,
             data=body if len(body) <= _WRITTEN_AT_ONCE_BYTES else io.BytesIO(body),

@@ -9,6 +9,12 @@ from amf.engines.http import HttpEngine, max_model_tokens_of, models_of
 class OpenAIEngine(HttpEngine):
     """Generates, names its models and says whether it lives. Satisfies `Engine`."""
 
+    kind = "openai"
+
+    async def recognises(self) -> bool:
+        """Whatever speaks the API will do."""
+        return True
+
     async def probe(self) -> EngineInfo:
         """The models it serves. Raises EngineError if it does not answer or names none."""
         cards = models_of(await self.get_json("/v1/models"))

@@ -44,6 +44,8 @@ def priority(urgency_s: float) -> int:
 class VllmEngine(HttpEngine):
     """One vLLM server. Satisfies `Engine`."""
 
+    kind = "vllm"
+
     def __init__(self, url: str, session: aiohttp.ClientSession, options: EngineOptions) -> None:
         super().__init__(url, session, options)
         self._observers: set[Observer] = set()
@@ -68,8 +70,8 @@ class VllmEngine(HttpEngine):
             ),
         )
 
-    async def is_vllm(self) -> bool:
-        """Whether vLLM answers here: it signs its model cards. Raises EngineError if nothing does."""
+    async def recognises(self) -> bool:
+        """It signs its model cards. Raises EngineError if nothing answers."""
         cards = models_of(await self.get_json("/v1/models"))
         return any(card.get("owned_by") == "vllm" for card in cards) or "vllm:" in await self._metrics()
 

@@ -47,7 +47,7 @@ def worker_of(config: WorkerConfig, name: str, info: EngineInfo, *, exact: bool)
         dram_tokens=config.dram_tokens,
         restore_bytes_per_s=config.dram_bytes_per_s,
         has_kv_events=exact and info.capabilities.kv_events,
-        has_priority=config.priority,
+        has_priority=info.capabilities.priority != "none",
     )
 
 
