@@ -59,6 +59,13 @@ async def test_counts_agree_with_the_engines_own() -> None:
             options = {"stream": True, "stream_options": {"include_usage": True}} if turn % 2 else {}
             body = request(*history, LONG + str(turn), **options)
             assert (await client.request("POST", "/v1/chat/completions", json=body)).status == 200
+        reported = await metric(client, gateway.url, "amf_drift_calls_total")
+        assert reported == 4 and await metric(client, gateway.url, "amf_believed_warm_tokens") > 1000
+        off = await metric(client, gateway.url, "amf_drift_tokens_total")
+        drift = [report["drift"] for report in gateway.fabric.worker_reports()]
+        assert off == sum(
+            each[f"{kind}_tokens"] for each in drift for kind in ("overestimated", "underestimated", "forgotten")
+        )
         totals = gateway.fabric.totals()
         prompt = sum([await metric(client, e.url, "vllm:prompt_tokens_total") for e in emulators])
         cached = sum([await metric(client, e.url, "vllm:prompt_tokens_cached_total") for e in emulators])
