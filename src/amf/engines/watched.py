@@ -31,7 +31,7 @@ class WatchedEngine(HttpEngine, ABC):
         """Load and cache truth until the adapter is closed, through the engine's deaths and returns."""
         if self._closed.is_set():
             return
-        observer = Observer(self.load, self.kv_sources, self.options.limits)
+        observer = self._observer()
         self._observers.add(observer)
         try:
             async for observation in observer.observations():
@@ -44,3 +44,6 @@ class WatchedEngine(HttpEngine, ABC):
         await super().close()
         for observer in tuple(self._observers):
             observer.stop()
+
+    def _observer(self) -> Observer:
+        return Observer(self.load, self.kv_sources, self.options.limits)
