@@ -45,6 +45,7 @@ class EngineInfo:
     block_tokens: int | None = None
     kv_tokens: int | None = None
     max_model_tokens: int | None = None
+    max_running: int | None = None  # calls that it serves at once; more wait inside it, or are refused
     capabilities: Capabilities = Capabilities()
 
 

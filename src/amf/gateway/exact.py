@@ -53,7 +53,8 @@ def encoder_for(tokenizer: str, pool: str, engines: Askable) -> Encoder:
 
 
 class EngineEncoder:
-    """Asks one of the pool's engines through its /tokenize."""
+    """Asks one of the pool's engines through its /tokenize, as vLLM has it. An engine with another one finds no prompt in the
+    question and answers with no tokens, or not at all."""
 
     def __init__(self, pool: str, engines: Askable) -> None:
         self._pool = pool
@@ -78,7 +79,7 @@ class EngineEncoder:
             log.warning("tokenize failed", extra={"pool": self._pool, "reason": type(error).__name__})
             return None
         tokens = answer.get("tokens") if isinstance(answer, dict) else None
-        return tokens if isinstance(tokens, list) else None
+        return tokens if isinstance(tokens, list) and tokens else None
 
 
 class LocalEncoder:

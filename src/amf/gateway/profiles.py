@@ -11,6 +11,7 @@ from amf.engines.engine import EngineInfo
 DEFAULT_PRESET = "llama-3.1-8b"  # an 8B dense model; what the worker is seen to do corrects it
 _FALLBACK_KV_TOKENS = 100_000
 _DEFAULT_BLOCK_TOKENS = 16
+_DEFAULT_MAX_RUNNING = 256
 
 
 def pool_of(config: WorkerConfig, name: str, info: EngineInfo) -> str:
@@ -49,7 +50,7 @@ def worker_of(config: WorkerConfig, name: str, info: EngineInfo, *, exact: bool)
         profile=profile,
         kv_tokens=kv_tokens,
         block_tokens=config.block_tokens or info.block_tokens or _DEFAULT_BLOCK_TOKENS,
-        max_running=config.max_running,
+        max_running=config.max_running or info.max_running or _DEFAULT_MAX_RUNNING,
         dram_tokens=config.dram_tokens,
         restore_bytes_per_s=config.dram_bytes_per_s,
         has_kv_events=sees_events(info, exact=exact),
