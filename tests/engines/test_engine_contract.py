@@ -16,6 +16,7 @@ from engine_fakes import FakeVllm, answering, raw_server, read_request, serving,
 from amf.engines.engine import Engine, EngineError, EngineRequest
 from amf.engines.openai import OpenAIEngine
 from amf.engines.options import EngineLimits, EngineOptions
+from amf.engines.trtllm import TrtllmEngine
 from amf.engines.vllm import VllmEngine
 
 QUICK = EngineLimits(connect_timeout_s=1.0, head_timeout_s=0.3, stall_timeout_s=0.3, control_timeout_s=0.3)
@@ -26,7 +27,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Connect = Callable[..., Engine]
 
 
-@pytest.fixture(params=[VllmEngine, OpenAIEngine])
+@pytest.fixture(params=[VllmEngine, TrtllmEngine, OpenAIEngine])
 def connect(request: pytest.FixtureRequest, session: aiohttp.ClientSession) -> Connect:
     def connect(url: str, limits: EngineLimits = PATIENT, **options: Any) -> Engine:
         return request.param(url, session, EngineOptions(limits=limits, **options))
@@ -230,7 +231,9 @@ async def test_probe_finds_the_models(connect: Connect) -> None:
     assert info.max_model_tokens == 16384
 
 
-@pytest.mark.parametrize("listing", [b"", b"<html>", b"[]", b"{}", b'{"data": [{"id": 7}]}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "listing", [b"", b"<html>", b"[]", b"{}", b'{"data": [{"id": 7}]}', b"\xff\xfe", b'["\xff"]', b"[" * 100_000]
+)
 async def test_probe_refuses_what_names_no_model(connect: Connect, listing: bytes) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(listing)
     async with raw_server(answering(head + listing)) as url:

@@ -11,12 +11,13 @@ from amf.engines.engine import Engine, EngineRequest
 from amf.engines.headers import MAX_IDENTIFIER_CHARS, identifier, response_headers
 from amf.engines.openai import OpenAIEngine
 from amf.engines.options import EngineOptions
+from amf.engines.trtllm import TrtllmEngine
 from amf.engines.vllm import VllmEngine
 
 Connect = Callable[..., Engine]
 
 
-@pytest.fixture(params=[VllmEngine, OpenAIEngine])
+@pytest.fixture(params=[VllmEngine, TrtllmEngine, OpenAIEngine])
 def connect(request: pytest.FixtureRequest, session: aiohttp.ClientSession) -> Connect:
     return lambda url, **options: request.param(url, session, EngineOptions(**options))
 

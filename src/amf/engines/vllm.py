@@ -2,21 +2,18 @@
 
 import math
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
-import msgspec
 from multidict import CIMultiDict
 
-from amf.engines.engine import Capabilities, EngineInfo, EngineRequest, LoadReport, Observation
+from amf.engines.engine import Capabilities, EngineInfo, EngineRequest, LoadReport
 from amf.engines.headers import identifier
-from amf.engines.http import HttpEngine, max_model_tokens_of, models_of
+from amf.engines.http import max_model_tokens_of, models_of
 from amf.engines.kvfeed import KvSource
 from amf.engines.metrics import Sample, SampleReader
-from amf.engines.observer import Observer
-from amf.engines.options import EngineOptions
+from amf.engines.watched import WatchedEngine
 
 MAX_PRIORITY = 2**31 - 1  # urgency in ms: 24 days to either side
 
@@ -41,20 +38,16 @@ def priority(urgency_s: float) -> int:
     return max(-MAX_PRIORITY, min(MAX_PRIORITY, math.floor(1000 * max(-bound_s, min(bound_s, urgency_s)))))
 
 
-class VllmEngine(HttpEngine):
+class VllmEngine(WatchedEngine):
     """One vLLM server. Satisfies `Engine`."""
 
     kind = "vllm"
 
-    def __init__(self, url: str, session: aiohttp.ClientSession, options: EngineOptions) -> None:
-        super().__init__(url, session, options)
-        self._observers: set[Observer] = set()
-
     async def probe(self) -> EngineInfo:
         """Models and limits from /v1/models; what else it tells, where it does. Raises EngineError without models."""
         cards = models_of(await self.get_json("/v1/models"))
-        version = await self._optional_json("/version")
-        blocks = [sample.labels for sample in _CACHE.read(await self._metrics())]
+        version = await self.optional_json("/version")
+        blocks = [sample.labels for sample in _CACHE.read(await self.metrics_page())]
         return EngineInfo(
             engine="vllm",
             models=tuple(card["id"] for card in cards),
@@ -73,11 +66,11 @@ class VllmEngine(HttpEngine):
     async def recognises(self) -> bool:
         """It signs its model cards. Raises EngineError if nothing answers."""
         cards = models_of(await self.get_json("/v1/models"))
-        return any(card.get("owned_by") == "vllm" for card in cards) or "vllm:" in await self._metrics()
+        return any(card.get("owned_by") == "vllm" for card in cards) or "vllm:" in await self.metrics_page()
 
     async def load(self) -> LoadReport | None:
         """The engine's load now, summed over its data-parallel ranks; None if it does not tell. Raises EngineError."""
-        samples = list(_LOAD.read(await self._metrics()))
+        samples = list(_LOAD.read(await self.metrics_page()))
         used = [sample.value for sample in samples if sample.name.endswith("_usage_perc")]
         if not samples or not all(math.isfinite(sample.value) for sample in samples):
             return None
@@ -92,27 +85,9 @@ class VllmEngine(HttpEngine):
         if self.options.kv_events_endpoint is not None:
             endpoint, replay = self.options.kv_events_endpoint, self.options.kv_replay_endpoint
             return (KvSource(endpoint=endpoint, replay_endpoint=replay),)
-        ranks = await self._optional_json("/kv_event_sources")
+        ranks = await self.optional_json("/kv_event_sources")
         told = [self._source(rank) for rank in ranks.values()] if isinstance(ranks, dict) else []
         return tuple(dict.fromkeys(source for source in told if source is not None))
-
-    async def observe(self) -> AsyncIterator[Observation]:
-        """Load and cache truth until the adapter is closed, through the engine's deaths and returns."""
-        if self._closed.is_set():
-            return
-        observer = Observer(self.load, self.kv_sources, self.options.limits)
-        self._observers.add(observer)
-        try:
-            async for observation in observer.observations():
-                yield observation
-        finally:
-            self._observers.discard(observer)
-
-    async def close(self) -> None:
-        """End all observation; what is being generated may finish. Later calls raise EngineError."""
-        await super().close()
-        for observer in tuple(self._observers):
-            observer.stop()
 
     def _attempt_headers(self, request: EngineRequest) -> CIMultiDict[str]:
         headers = super()._attempt_headers(request)
@@ -121,18 +96,6 @@ class VllmEngine(HttpEngine):
         if self.options.priority:
             headers["X-Vllm-Priority"] = str(priority(request.urgency_s))
         return headers
-
-    async def _metrics(self) -> str:
-        status, page = await self.get("/metrics")
-        return page.decode("utf-8", "replace") if status == 200 else ""
-
-    async def _optional_json(self, path: str) -> Any:
-        """What an endpoint tells that older or other releases lack. Raises EngineError only if the engine is away."""
-        status, body = await self.get(path)
-        try:
-            return msgspec.json.decode(body) if status == 200 else None
-        except msgspec.DecodeError:
-            return None
 
     def _source(self, rank: Any) -> KvSource | None:
         """One entry of /kv_event_sources, with the engine's host where it says "any address"."""
