@@ -166,6 +166,11 @@ async def test_events_are_believed_in_once_some_came_and_until_there_is_no_answe
         assert not await has_events()
         del fake.raw["/kv_cache_events"]
         assert not await has_events()
+        fake.raw["/kv_cache_events"] = (503, b"")
+        assert not await has_events()
+        del fake.raw["/kv_cache_events"]
+        fake.emit(created(10))
+        assert await has_events()
 
 
 @pytest.mark.parametrize(

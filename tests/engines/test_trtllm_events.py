@@ -152,6 +152,15 @@ def test_a_restart_forgets_all_and_is_told_once(lives: list[int]) -> None:
     assert reader.level_blocks == (70 * len(lives),)
 
 
+def test_a_life_of_one_event_can_be_followed_by_another() -> None:
+    fake, reader = FakeTrtllm(), EventReader()
+    for _ in range(2):
+        fake.restart()
+        fake.emit(stored(block(1, [1, 1])))
+        events = read(reader, fake.drain())
+    assert events == [RESTARTED, seen(1, tokens=[1, 1])]
+
+
 def test_the_first_number_met_is_accepted() -> None:
     fake, reader = FakeTrtllm(), EventReader()
     fake.emit(created(100), stored(block(1, [1, 1])))
