@@ -20,6 +20,7 @@ from amf.engines.llamacpp import LlamaCppEngine
 from amf.engines.openai import OpenAIEngine
 from amf.engines.options import EngineLimits, EngineOptions
 from amf.engines.tgi import TgiEngine
+from amf.engines.trtllm import TrtllmEngine
 from amf.engines.vllm import VllmEngine
 
 QUICK = EngineLimits(connect_timeout_s=1.0, head_timeout_s=0.3, stall_timeout_s=0.3, control_timeout_s=0.3)
@@ -32,6 +33,7 @@ Connect = Callable[..., Engine]
 
 ADAPTERS = {  # each with a server of its kind
     VllmEngine: FakeVllm,
+    TrtllmEngine: FakeVllm,
     OpenAIEngine: FakeVllm,
     LlamaCppEngine: FakeLlamaCpp,
     TgiEngine: FakeTgi,
@@ -252,7 +254,9 @@ async def test_probe_finds_the_models(connect: Connect, server: Any) -> None:
     assert info.max_model_tokens == 16384
 
 
-@pytest.mark.parametrize("listing", [b"", b"<html>", b"[]", b"{}", b'{"data": [{"id": 7}]}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "listing", [b"", b"<html>", b"[]", b"{}", b'{"data": [{"id": 7}]}', b"\xff\xfe", b'["\xff"]', b"[" * 100_000]
+)
 async def test_probe_refuses_what_names_no_model(connect: Connect, listing: bytes) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(listing)
     async with raw_server(answering(head + listing)) as url:

@@ -13,12 +13,13 @@ from amf.engines.llamacpp import LlamaCppEngine
 from amf.engines.openai import OpenAIEngine
 from amf.engines.options import EngineOptions
 from amf.engines.tgi import TgiEngine
+from amf.engines.trtllm import TrtllmEngine
 from amf.engines.vllm import VllmEngine
 
 Connect = Callable[..., Engine]
 
 
-@pytest.fixture(params=[VllmEngine, OpenAIEngine, LlamaCppEngine, TgiEngine])
+@pytest.fixture(params=[VllmEngine, TrtllmEngine, OpenAIEngine, LlamaCppEngine, TgiEngine])
 def connect(request: pytest.FixtureRequest, session: aiohttp.ClientSession) -> Connect:
     return lambda url, **options: request.param(url, session, EngineOptions(**options))
 

@@ -9,6 +9,7 @@ from amf.engines.llamacpp import LlamaCppEngine
 from amf.engines.openai import OpenAIEngine
 from amf.engines.options import EngineKind, EngineOptions
 from amf.engines.tgi import TgiEngine
+from amf.engines.trtllm import TrtllmEngine
 from amf.engines.vllm import VllmEngine
 
 
@@ -30,6 +31,7 @@ class _Adapter(Protocol):
 ADAPTERS: tuple[_Adapter, ...] = (
     TgiEngine,
     VllmEngine,
+    TrtllmEngine,
     LlamaCppEngine,
     OpenAIEngine,
 )

@@ -24,6 +24,7 @@ from amf.engines.engine import EngineError, EngineRequest, Upstream
 from amf.engines.headers import identifier, request_headers, response_headers
 from amf.engines.options import EngineKind, EngineLimits, EngineOptions
 
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what decoding raises, whatever it is given
 IDLE_CONNECTION_S = 4.0  # shorter than the 5 s after which uvicorn, and so vLLM, closes an idle connection
 _WRITTEN_AT_ONCE_BYTES = 512 * 1024  # a larger body goes out in pieces, so that it does not hold up the event loop
 _NOT_ADDED = ("User-Agent", "Accept", "Accept-Encoding")  # headers that aiohttp would add to the client's
@@ -138,17 +139,30 @@ class HttpEngine:
 
     async def get(self, path: str) -> tuple[int, bytes]:
         """Status and body of a control endpoint. Raises EngineError if it does not answer whole, in time and size."""
+        return await self._ask("GET", path)
+
+    async def post(self, path: str, value: Any) -> tuple[int, bytes]:
+        """Status and body of a control endpoint that is sent `value` as JSON. Raises EngineError as `get` does."""
+        return await self._ask("POST", path, msgspec.json.encode(value))
+
+    async def _ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         self.check_open()
         headers = self._headers(CIMultiDict())
         try:
-            async with self.session.get(
-                self.url + path, headers=headers, timeout=self._control_timeout, allow_redirects=False
+            async with self.session.request(
+                method,
+                self.url + path,
+                data=body,
+                headers=headers,
+                timeout=self._control_timeout,
+                allow_redirects=False,
             ) as response:
                 return response.status, await _read(response, self.options.limits)
         except TimeoutError:
-            raise EngineError(f"GET {path}: no answer within {self.options.limits.control_timeout_s:g} s") from None
+            limit_s = self.options.limits.control_timeout_s
+            raise EngineError(f"{method} {path}: no answer within {limit_s:g} s") from None
         except _FAULTS as error:
-            raise EngineError(f"GET {path}: {fault(error)}") from None
+            raise EngineError(f"{method} {path}: {fault(error)}") from None
 
     async def get_json(self, path: str) -> Any:
         """The decoded answer of a control endpoint. Raises EngineError for any answer but 200 with JSON."""
@@ -157,7 +171,7 @@ class HttpEngine:
             raise EngineError(f"GET {path}: status {status}")
         try:
             return msgspec.json.decode(body)
-        except msgspec.DecodeError:
+        except NOT_JSON:
             raise EngineError(f"GET {path}: the answer is not JSON") from None
 
     async def optional_json(self, path: str) -> Any:
@@ -166,7 +180,7 @@ class HttpEngine:
         status, body = await self.get(path)
         try:
             return msgspec.json.decode(body) if status == 200 else None
-        except msgspec.DecodeError:
+        except NOT_JSON:
             return None
 
     async def metrics_page(self) -> str:

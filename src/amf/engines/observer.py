@@ -1,13 +1,15 @@
-"""Keeps looking at one engine: its load at an interval, its KV events as they come, both into one bounded stream.
+"""Keeps looking at one engine: its load at an interval, its KV events as they come or as they are asked for, all into one
+bounded stream.
 
 An engine that goes away is asked again and again, with growing pauses. Where its events are is asked anew when it is
 back, and now and then in case nobody saw it go: a new life may publish them elsewhere. If the reader of the stream falls
-behind, events wait in the ZMQ queue; what that cannot hold becomes a gap, which the feed notices.
+behind, events wait in the ZMQ queue, or in the engine that is not asked meanwhile; what these cannot hold becomes a gap,
+which is noticed by the events' numbers.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import zmq
 
@@ -19,15 +21,18 @@ logger = logging.getLogger(__name__)
 
 
 class Observer:
-    """One stream of observations. `load` and `sources` ask the engine and may raise EngineError."""
+    """One stream of observations. `load`, `sources` and `poll` ask the engine and may raise EngineError. `poll`: for the
+    events since it was asked last, of an engine that does not publish them."""
 
     def __init__(
         self,
         load: Callable[[], Awaitable[LoadReport | None]],
         sources: Callable[[], Awaitable[tuple[KvSource, ...]]],
         limits: EngineLimits,
+        poll: Callable[[], Awaitable[Sequence[Observation]]] | None = None,
     ) -> None:
         self._load = load
+        self._poll = poll
         self._sources = sources
         self._limits = limits
         self._queue: asyncio.Queue[Observation | None] = asyncio.Queue(limits.observation_queue_size)
@@ -61,6 +66,9 @@ class Observer:
                     if now_s() >= discover_at_s:
                         await self._follow(group, await self._sources())
                         discover_at_s = now_s() + self._limits.discover_interval_s
+                    if self._poll is not None:
+                        for event in await self._poll():
+                            await self._queue.put(event)
                     if (report := await self._load()) is not None:
                         await self._queue.put(report)
                     pause_s = self._limits.observe_interval_s
