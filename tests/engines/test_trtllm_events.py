@@ -309,6 +309,7 @@ def _hash(tokens: Sequence[int]) -> int:
     return int.from_bytes(b"\1" + bytes(tokens), "big")
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 80), st.integers(1, 2), st.integers(1, 10))
 def test_belief_adds_up_to_what_the_engine_holds(seed: int, steps: int, ranks: int, poll_every: int) -> None:
     """What the fabric believes, tier by tier and copy by copy, is what the ranks hold, however the events are cut into
