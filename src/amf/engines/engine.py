@@ -6,7 +6,7 @@ nothing of policies. It never reads or logs prompts; response bytes pass through
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 
@@ -36,7 +36,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What a probe learned. None: the engine does not say."""
+    """What a probe learned. None: the engine does not say. `roots`: where each model's weights were loaded from."""
 
     engine: str
     models: tuple[str, ...]
@@ -45,6 +45,9 @@ class EngineInfo:
     kv_tokens: int | None = None
     max_model_tokens: int | None = None
     capabilities: Capabilities = Capabilities()
+    roots: Mapping[str, str] = field(default_factory=dict)
+    kv_format: str | None = None
+    hash_algorithm: str | None = None  # by which it names blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -278,6 +278,11 @@ def max_model_tokens_of(cards: tuple[dict[str, Any], ...]) -> int | None:
     return max(lengths, default=None)
 
 
+def roots_of(cards: tuple[dict[str, Any], ...]) -> dict[str, str]:
+    """Where the weights of each model were loaded from, where the cards tell it."""
+    return {card["id"]: card["root"] for card in cards if isinstance(card.get("root"), str)}
+
+
 async def _read(response: aiohttp.ClientResponse, limits: EngineLimits) -> bytes:
     parts: list[bytes] = []
     total_bytes = 0

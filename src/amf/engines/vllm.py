@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 
 from amf.engines.engine import Capabilities, EngineInfo, EngineRequest, LoadReport, Observation
 from amf.engines.headers import identifier
-from amf.engines.http import HttpEngine, max_model_tokens_of, models_of
+from amf.engines.http import HttpEngine, max_model_tokens_of, models_of, roots_of
 from amf.engines.kvfeed import KvSource
 from amf.engines.metrics import Sample, SampleReader
 from amf.engines.observer import Observer
@@ -55,6 +55,7 @@ class VllmEngine(HttpEngine):
         cards = models_of(await self.get_json("/v1/models"))
         version = await self._optional_json("/version")
         blocks = [sample.labels for sample in _CACHE.read(await self._metrics())]
+        publishes = bool(await self.kv_sources())
         return EngineInfo(
             engine="vllm",
             models=tuple(card["id"] for card in cards),
@@ -63,11 +64,15 @@ class VllmEngine(HttpEngine):
             kv_tokens=sum(map(_kv_tokens, blocks)) or None,
             max_model_tokens=max_model_tokens_of(cards),
             capabilities=Capabilities(
-                kv_events=bool(await self.kv_sources()),
+                kv_events=publishes,
+                token_hashes=publishes,
                 priority="lower-first" if self.options.priority else "none",
                 token_prompts=True,
                 tokenize=True,
             ),
+            roots=roots_of(cards),
+            kv_format=blocks[0].get("cache_dtype") if blocks else None,
+            hash_algorithm=blocks[0].get("prefix_caching_hash_algo") if blocks else None,
         )
 
     async def recognises(self) -> bool:

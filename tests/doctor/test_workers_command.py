@@ -1,0 +1,135 @@
+"""`amf workers` before a real gateway."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doctor_kit import amf
+
+from amf.config import LimitsConfig, PoolConfig, ServeConfig, ServerConfig, WorkerConfig
+from amf.emulator import EmulatorConfig, running
+from amf.engines.engine import Capabilities
+from amf.gateway.service import Gateway, running_gateway
+from amf.workers.lacks import INSTEAD, lacks_of, offers
+
+FAST = EmulatorConfig(time_scale=1000.0, kv_tokens=65_536)
+LIMITS = LimitsConfig(retry_min_s=0.02, retry_max_s=0.05)
+
+
+@asynccontextmanager
+async def gateway(*workers: WorkerConfig, exact: bool = False, **server: Any) -> AsyncIterator[Gateway]:
+    config = ServeConfig(
+        server=ServerConfig(port=0, shutdown_grace_s=0.5, **server),
+        workers=workers,
+        limits=LIMITS,
+        pools={"llama-3.1-8b": PoolConfig(tokenizer="engine")} if exact else {},
+    )
+    async with running_gateway(config) as gateway:
+        yield gateway
+
+
+async def test_what_each_is_lacks_and_could_share(tmp_path: Path) -> None:
+    report = tmp_path / "workers.json"
+    async with (
+        running(replace(FAST, kv_events_port=0)) as one,
+        running(replace(FAST, kv_events_port=0)) as two,
+        running(replace(FAST, block_tokens=32)) as three,
+        gateway(
+            WorkerConfig(url=one.url, name="a"),
+            WorkerConfig(url=two.url, name="b"),
+            WorkerConfig(url=three.url, name="c", priority=True),
+            WorkerConfig(url="http://127.0.0.1:9", name="d"),
+            exact=True,
+        ) as running_one,
+    ):
+        result = await amf("workers", "--gateway", running_one.url + "/v1", "--json", report)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    a = next(line for line in lines if line.startswith("a "))
+    assert "vllm 0.32.0" in a and "up" in a and "65,536" in a and "events, token hashes" in a
+    assert any(line.startswith("d ") and "connecting" in line and "no connection" in line for line in lines)
+    assert any(line.startswith("No KV events (c): warmth is predicted") for line in lines)
+    assert any(line.startswith("No priority (a, b): ") for line in lines)
+    assert "  1  a, b" in lines and "  2  c" in lines
+    assert any(
+        line.startswith("  1 | 2: the same values in another form (tokens in a block: 16, 32)") for line in lines
+    )
+    assert all(line == line.rstrip() for line in lines)
+
+    told = json.loads(report.read_text())
+    assert told["families"] == [["a", "b"], ["c"]]
+    assert [(each["one"], each["other"], each["grade"]) for each in told["apart"]] == [("a", "c", "partial")]
+    listed = {worker["name"]: worker for worker in told["workers"]}
+    assert set(listed["a"]["capabilities"]) == {field.name for field in fields(Capabilities)}
+    assert (listed["a"]["exact"], listed["a"]["root"], listed["a"]["kv_format"]) == (True, "llama-3.1-8b", "fp8")
+    assert listed["c"]["capabilities"]["priority"] == "lower-first" and listed["d"]["capabilities"] is None
+    assert told["lacks"][0]["workers"] == ["c"]
+
+
+async def test_events_in_text_mode_are_offered_and_not_followed() -> None:
+    async with (
+        running(replace(FAST, kv_events_port=0)) as one,
+        gateway(WorkerConfig(url=one.url, name="a")) as running_one,
+    ):
+        result = await amf("workers", "--gateway", running_one.url)
+    assert "No exact prompts for its KV events (a): the pool is in text mode" in result.output
+
+
+async def test_a_gateway_without_workers() -> None:
+    async with gateway() as empty:
+        result = await amf("workers", "--gateway", empty.url)
+    assert result.exit_code == 0 and "POST /amf/v1/workers" in result.output
+
+
+async def test_a_gateway_with_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AMF_API_KEY", raising=False)
+    async with gateway(api_keys=("sesame",)) as locked:
+        result = await amf("workers", "--gateway", locked.url)
+        assert result.exit_code == 2 and "AMF_API_KEY" in result.output
+        assert (await amf("workers", "--gateway", locked.url, "--api-key", "sesame")).exit_code == 0
+        monkeypatch.setenv("AMF_API_KEY", "sesame")
+        assert (await amf("workers", "--gateway", locked.url)).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--gateway", "127.0.0.1:8080"), "http://HOST:PORT"),
+        (("--gateway", "http://127.0.0.1:9"), "amf serve"),
+        (("--json", "/nowhere/at/all.json"), "--json"),
+    ],
+)
+async def test_mistakes_end_with_2_and_a_remedy(arguments: tuple[str, ...], word: str) -> None:
+    result = await amf("workers", *arguments)
+    assert result.exit_code == 2 and word in result.output and "Traceback" not in result.output
+
+
+def test_every_capability_has_its_rule() -> None:
+    """Ranks apart: a worker with one has one cache, and lacks nothing."""
+    assert [name for name, _, _ in INSTEAD] == [field.name for field in fields(Capabilities) if field.name != "ranks"]
+
+
+def listed(name: str, *, exact: bool = False, **capabilities: Any) -> dict[str, Any]:
+    return {"name": name, "exact": exact, "capabilities": asdict(Capabilities(**capabilities))}
+
+
+def test_nothing_is_lacking_where_everything_is_offered() -> None:
+    everything = {"kv_events": True, "token_hashes": True, "priority": "lower-first", "token_prompts": True}
+    everything |= {"tokenize": True, "retention": True, "release": True, "tiers": ("CPU",), "lora": True}
+    assert lacks_of([listed("a", exact=True, **everything)]) == []
+    assert offers(listed("a", ranks=2, **everything)["capabilities"]) == (
+        "events, token hashes, token prompts, tokenize, retention, release, LoRA, priority lower-first, tiers CPU, 2 ranks"
+    )
+
+
+def test_events_that_do_not_come_cannot_name_tokens() -> None:
+    """One lack, not two; and who was never asked lacks nothing that is known."""
+    silent, nameless = listed("a"), listed("b", exact=True, kv_events=True)
+    lacks = {lack.name: lack.workers for lack in lacks_of([silent, nameless, {"name": "c", "capabilities": None}])}
+    assert lacks["KV events"] == ("a",) and lacks["events that name tokens"] == ("b",)
+    assert lacks["priority"] == ("a", "b")
+    assert offers(None) == "?" and offers(silent["capabilities"]) == "generates"
