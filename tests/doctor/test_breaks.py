@@ -43,7 +43,7 @@ def test_what_is_volatile(text: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["careful engineer", "well-known", "sunlight on Mars", "the second of them", "naïve — 東京"]
+    "text", ["careful engineer", "well-known", "Sunlight on Mars", "Monitor Mark", "the second of them", "naïve — 東京"]
 )
 def test_words_are_not(text: str) -> None:
     assert parts_of(text.encode())[1] == []

@@ -16,16 +16,18 @@ def reply(date: str | None, sent_s: float = NOW_S, got_s: float = NOW_S + 0.1) -
     return Reply(status=200, headers=headers, body=b"", sent_s=sent_s, got_s=got_s)
 
 
-def test_the_bounds_hold_the_truth_whatever_was_cut_off() -> None:
+def test_the_bounds_hold_the_truth_whatever_was_cut_off_and_however_old_it_is() -> None:
     for skew_s in (-3.7, -0.4, 0.0, 0.6, 5.0):
         for fraction in (0.0, 0.3, 0.99):
-            written_s = NOW_S + fraction * 0.1  # on our clock
-            low_s, high_s = ahead_s(float(int(written_s + skew_s)), NOW_S, NOW_S + 0.1)
-            assert low_s <= skew_s < high_s and high_s - low_s == pytest.approx(1.1)
+            for age_s in (0.0, 0.5, 0.99):  # of a Date that is made once a second
+                written_s = NOW_S + fraction * 0.1 - age_s  # on our clock
+                low_s, high_s = ahead_s(float(int(written_s + skew_s)), NOW_S, NOW_S + 0.1)
+                assert low_s <= skew_s < high_s and high_s - low_s == pytest.approx(2.1)
 
 
 @pytest.mark.parametrize(
-    ("skew_s", "level", "word"), [(0, "ok", "1 s"), (1, "ok", "1 s"), (30, "warn", "ahead"), (-30, "warn", "behind")]
+    ("skew_s", "level", "word"),
+    [(0, "ok", "whole seconds"), (1, "ok", "whole seconds"), (30, "warn", "ahead"), (-30, "warn", "behind")],
 )
 def test_only_what_the_resolution_cannot_explain_is_skew(skew_s: float, level: str, word: str) -> None:
     found = clock(reply(formatdate(NOW_S + skew_s, usegmt=True)))

@@ -4,6 +4,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from doctor_kit import amf, doctor, emulated, fabric_toml, levels, proxied, replacing, without_key
 
 
@@ -20,7 +21,7 @@ async def test_a_sound_engine_has_nothing_but_ok(tmp_path: Path) -> None:
     )
     assert "owned_by: vllm" in findings["a", "adapter"]["seen"]
     assert "65,536 tokens" in findings["a", "KV memory"]["seen"]
-    assert "1 s" in findings["a", "clock"]["seen"]
+    assert "whole seconds" in findings["a", "clock"]["seen"]
     assert "0 fail, 0 warn, 1 skip" in result.output
 
 
@@ -117,10 +118,9 @@ async def test_events_that_are_off_matter_in_exact_mode_only(tmp_path: Path) -> 
     assert "--kv-events-config" in findings["a", "KV events"]["fix"]
 
 
-async def test_event_ports_that_do_not_answer(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        closed = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
+async def test_event_ports_where_something_else_listens(tmp_path: Path) -> None:
     async with emulated() as emulator:
+        closed = emulator.url.replace("http:", "tcp:")
         endpoints = {"kv_events_endpoint": closed, "kv_replay_endpoint": closed}
         config = fabric_toml(tmp_path, {"url": emulator.url, "name": "a", **endpoints})
         result, findings = await doctor("-c", config, folder=tmp_path)
@@ -130,6 +130,32 @@ async def test_event_ports_that_do_not_answer(tmp_path: Path) -> None:
         config = fabric_toml(tmp_path, {"url": emulator.url, "name": "a", "kv_events_endpoint": closed})
         _, findings = await doctor("-c", config, folder=tmp_path)
     assert findings["a", "KV replay"]["level"] == "warn"
+
+
+@pytest.mark.parametrize(
+    ("policy", "configured", "level"),
+    [
+        ("fcfs", True, "fail"),
+        ("fcfs", False, "ok"),
+        ("priority", True, "ok"),
+        ("priority", False, "warn"),
+        (None, True, ""),
+    ],
+)
+async def test_a_server_in_development_mode_says_how_it_schedules(
+    tmp_path: Path, policy: str | None, configured: bool, level: str
+) -> None:
+    """As vLLM 0.32 with VLLM_SERVER_DEV_MODE=1 answers it."""
+
+    async def told(request: web.Request) -> web.Response | None:
+        if request.path != "/server_info" or request.query.get("config_format") != "json":
+            return None
+        return web.json_response({"vllm_config": {"scheduler_config": {"policy": policy} if policy else None}})
+
+    async with emulated() as emulator, proxied(emulator.url, instead=told) as url:
+        config = fabric_toml(tmp_path, {"url": url, "name": "a", "priority": configured})
+        _, findings = await doctor("-c", config, folder=tmp_path)
+    assert levels(findings, "a").get("priority", "") == level
 
 
 @pytest.mark.parametrize(

@@ -58,13 +58,14 @@ async def test_a_sound_engine_with_events(tmp_path: Path) -> None:
     [
         ("fcfs", True, "fail", "--scheduling-policy priority"),
         ("fcfs", False, "ok", ""),
-        ("priority", True, "ok", ""),
-        ("priority", False, "warn", "priority = true"),
+        ("priority", True, "skip", "--scheduling-policy priority"),
+        ("priority", False, "skip", ""),
     ],
 )
 async def test_priority_against_the_configuration(
     tmp_path: Path, scheduling: str, configured: bool, level: str, word: str
 ) -> None:
+    """The emulator refuses priorities under fcfs, as older releases do. Who takes them need not schedule by them."""
     async with emulated(scheduling=scheduling) as emulator:
         config = fabric_toml(tmp_path, {"url": emulator.url, "name": "a", "priority": configured})
         result, findings = await doctor("-c", config, "--probe", folder=tmp_path)

@@ -1,7 +1,8 @@
-"""How far another machine's clock is from ours, as far as its HTTP `Date` tells: whole seconds, cut off.
+"""How far another machine's clock is from ours, as far as its HTTP `Date` tells: whole seconds, cut off, and in servers that
+make it once a second (uvicorn, and so vLLM) up to a second old.
 
-A `Date` of D was written in [D, D + 1) of the other clock, and between our sending and our receiving. So the other clock is
-ahead by more than D - received and by less than D + 1 - sent; nothing finer can be known from it.
+So a `Date` of D was true somewhere in [D, D + 2) of the other clock, at a moment between our sending and our receiving: the
+other clock is ahead by more than D - received and by less than D + 2 - sent. Nothing finer can be known from it.
 """
 
 from datetime import UTC
@@ -10,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from amf.doctor.findings import Finding, ok, skip, warn
 from amf.doctor.patient import Reply
 
+_DATE_S = 2.0  # between the moment that a Date names and its sending: 1 s cut off, 1 s old
 _ALARM_S = 1.0  # of what must be skew, beyond what the resolution leaves open
 _FIX = "run NTP (chrony) on both machines; times in logs and KV events cannot be compared until then"
 
@@ -30,9 +32,9 @@ def clock(reply: Reply) -> Finding:
         return warn(
             "clock", f"{abs(nearest_s):.1f} s or more {'ahead of' if nearest_s > 0 else 'behind'} this machine", _FIX
         )
-    return ok("clock", f"between {low_s:+.1f} and {high_s:+.1f} s of this machine; HTTP dates have a resolution of 1 s")
+    return ok("clock", f"between {low_s:+.1f} and {high_s:+.1f} s of this machine; HTTP dates tell whole seconds")
 
 
 def ahead_s(date_s: float, sent_s: float, got_s: float) -> tuple[float, float]:
     """Bounds of how far the other clock is ahead, seconds; below 0: behind."""
-    return date_s - got_s, date_s + 1.0 - sent_s
+    return date_s - got_s, date_s + _DATE_S - sent_s

@@ -1,10 +1,9 @@
 """KV events: are they on, can they be reached from here, and (with a probe) does one arrive and name the prompt's tokens?"""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Protocol, runtime_checkable
-from urllib.parse import urlsplit
 
 import zmq
 import zmq.asyncio
@@ -18,7 +17,10 @@ from amf.engines.kvfeed import KvFeed, KvSource
 _REACH_S = 2.0
 _REPLAY_S = 3.0
 _ARRIVE_S = 1.0  # an event, after the answer to its call
-_FAR_FUTURE = (2**62).to_bytes(8, "big")  # nothing was published from there on: only the end mark comes back
+_NUMBER_BYTES = 8
+_FAR_FUTURE = (2**62).to_bytes(
+    _NUMBER_BYTES, "big"
+)  # nothing was published from there on: only the end mark comes back
 _PORTS = "let this machine reach the port, or set `{key}` of this [[worker]] to the address by which it can"
 
 
@@ -30,7 +32,7 @@ class TellsSources(Protocol):
 
 
 async def sources_of(patient: Patient) -> tuple[KvSource, ...]:
-    """None where it publishes none or does not say."""
+    """Empty where it publishes none or does not say."""
     if not isinstance(patient.engine, TellsSources):
         return ()
     try:
@@ -59,13 +61,10 @@ async def events(patient: Patient) -> list[Finding]:
 
 async def _reached(source: KvSource) -> list[Finding]:
     found = []
-    address = urlsplit(source.endpoint)
-    if address.scheme != "tcp":
-        found.append(skip("KV events", f"published at {source.endpoint}; only --probe can see whether they arrive"))
-    elif await _connects(address.hostname or "", address.port or 0):
-        found.append(ok("KV events", f"published at {source.endpoint}, which can be reached"))
+    if await _subscribes(source.endpoint):
+        found.append(ok("KV events", f"published at {source.endpoint}, which takes subscribers"))
     else:
-        seen = f"published at {source.endpoint}, which cannot be reached from here"
+        seen = f"published at {source.endpoint}, where no ZMQ publisher can be reached from here"
         found.append(fail("KV events", seen, _PORTS.format(key="kv_events_endpoint")))
     if source.replay_endpoint is None:
         seen = "no replay endpoint: one lost batch, and what was believed of this worker is forgotten"
@@ -78,28 +77,41 @@ async def _reached(source: KvSource) -> list[Finding]:
     return found
 
 
-async def _connects(host: str, port: int) -> bool:
+async def _subscribes(endpoint: str) -> bool:
+    """Whether somebody there speaks ZMQ with a subscriber."""
     try:
-        async with asyncio.timeout(_REACH_S):
-            _, writer = await asyncio.open_connection(host, port)
-    except (OSError, TimeoutError):
+        with _socket(zmq.SUB, endpoint) as socket:
+            monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+            try:
+                socket.setsockopt(zmq.SUBSCRIBE, b"")
+                socket.connect(endpoint)
+                return bool(await monitor.poll(1000 * _REACH_S))
+            finally:
+                socket.disable_monitor()
+                monitor.close(linger=0)
+    except zmq.ZMQError:
         return False
-    writer.close()
-    await asyncio.gather(writer.wait_closed(), return_exceptions=True)
-    return True
 
 
 async def _replays(endpoint: str) -> bool:
-    """Whether a question for batches that do not exist yet gets its end mark, or anything at all."""
-    socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
+    """Whether a question for batches that do not exist yet gets an answer of the right form: its end mark, or a batch."""
+    try:
+        with _socket(zmq.DEALER, endpoint) as socket:
+            socket.connect(endpoint)
+            await socket.send_multipart([b"", _FAR_FUTURE])
+            frames = await socket.recv_multipart() if await socket.poll(1000 * _REPLAY_S) else []
+            return len(frames) > 2 and len(frames[-2]) == _NUMBER_BYTES
+    except zmq.ZMQError:
+        return False
+
+
+@contextmanager
+def _socket(kind: int, endpoint: str) -> Iterator[zmq.asyncio.Socket]:
+    socket = zmq.asyncio.Context.instance().socket(kind)
     try:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.IPV6, int("[" in endpoint))
-        socket.connect(endpoint)
-        await socket.send_multipart([b"", _FAR_FUTURE])
-        return bool(await socket.poll(1000 * _REPLAY_S))
-    except zmq.ZMQError:
-        return False
+        yield socket
     finally:
         socket.close(linger=0)
 

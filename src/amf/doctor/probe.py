@@ -12,6 +12,7 @@ from amf.doctor.events import heard_of, listening, names_tokens, sources_of
 from amf.doctor.findings import Finding, fail, ok, skip, warn
 from amf.doctor.hashes import tokens_of
 from amf.doctor.patient import Patient, Reply, decoded
+from amf.doctor.vllm import PRIORITY_FLAG, scheduling_policy
 from amf.engines.engine import BlocksStored, EngineError
 from amf.gateway.exact import LocalEncoder
 from amf.gateway.usage import StreamTail, Usage, usage_of
@@ -78,15 +79,14 @@ async def _events(prober: Prober) -> list[Finding]:
     async with listening(sources) as heard:
         named = await heard_of(send, heard, lambda: any(event.session_id == session for event in heard.stored))
     tokens = [ids for text in texts if (ids := await _tokens(prober, text))]
-    found = [_arrival(len(heard.stored)), _session(heard.stored, named)]
-    return [*found, _tokens_named(heard.stored, tokens)] if tokens and heard.stored else found
-
-
-def _arrival(events: int) -> Finding:
-    if events:
-        return ok("KV event of a call", f"{events} arrived")
-    fix = "see that the endpoint is the engine's own, and that nothing between drops it (a proxy passes no ZMQ)"
-    return fail("KV event of a call", "none arrived, though calls were answered", fix)
+    if not heard.stored:
+        fix = (
+            "turn prefix caching on, if it is off; see that the endpoint is this engine's, and that nothing on the way "
+            "drops it (an HTTP proxy passes no ZMQ)"
+        )
+        return [fail("KV event of a call", "none arrived, though calls were answered", fix)]
+    found = [ok("KV event of a call", f"{len(heard.stored)} arrived"), _session(heard.stored, named)]
+    return [*found, _tokens_named(heard.stored, tokens)] if tokens else found
 
 
 def _session(stored: list[BlocksStored], named: bool) -> Finding:
@@ -154,24 +154,21 @@ async def _request_id(prober: Prober) -> Finding:
 
 
 async def _priority(prober: Prober) -> list[Finding]:
-    """vLLM refuses a priority other than 0 unless it schedules by priorities. In the body nothing strips it, so the body
-    tells how it schedules; and where it refuses, a header that is not refused did not arrive. Sent without the adapter,
-    whose own header would win."""
-    configured = prober.patient.config.priority
-    in_body = await _status_with(prober, {"priority": 1})
-    if in_body == 200:
-        by_priority = ok("priority", "the engine schedules by priorities, as configured")
-        if not configured:
-            seen = "the engine schedules by priorities, and none are sent"
-            by_priority = warn("priority", seen, "set priority = true of this [[worker]]")
-        unseen = "it accepts every priority, so from outside there is no telling whether the header arrives"
-        return [by_priority, skip("X-Vllm-Priority", unseen)]
-    if not 400 <= in_body < 500:
-        return [skip("priority", f"not seen: a call with a priority got status {in_body}")]
-    found = [ok("priority", "the engine serves in order of arrival, and no priorities are sent")]
+    """Older releases of vLLM refuse a priority other than 0 unless they schedule by them; 0.32 takes any, whether or not it
+    does. In the body nothing strips it. So a refusal tells how the engine schedules, and then the header can be tried
+    too. Sent without the adapter, whose own header would win."""
+    configured, told = prober.patient.config.priority, await scheduling_policy(prober.patient)
+    status = await _status_with(prober, {"priority": 1})
+    if status == 200:
+        unseen = "it takes any priority, so from outside there is no telling whether the header arrives"
+        taken = "it takes priorities; whether it schedules by them it does not say (VLLM_SERVER_DEV_MODE=1 lets it)"
+        fix = "see that it was started with --scheduling-policy priority" if configured else ""
+        return ([] if told else [skip("priority", taken, fix)]) + [skip("X-Vllm-Priority", unseen)]
+    if not 400 <= status < 500:
+        return [skip("priority", f"not seen: a call with a priority got status {status}")]
+    found = [ok("priority", "the engine refuses priorities, and none are sent")]
     if configured:
-        fix = "start vLLM with --scheduling-policy priority, or remove `priority = true`"
-        found = [fail("priority", f"the engine refuses calls with a priority (status {in_body})", fix)]
+        found = [fail("priority", f"the engine refuses calls with a priority (status {status})", PRIORITY_FLAG)]
     if 400 <= await _status_with(prober, {}, {"X-Vllm-Priority": "1"}) < 500:
         return [*found, ok("X-Vllm-Priority", "arrives: the engine refuses it as it refuses the body's")]
     seen = "does not arrive: the engine refuses a priority in the body and not in the header"

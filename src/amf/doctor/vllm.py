@@ -7,6 +7,7 @@ from amf.engines.metrics import SampleReader
 
 _CACHE = SampleReader(("vllm:cache_config_info",))
 _CACHING = "start vLLM with --enable-prefix-caching, and without --no-enable-prefix-caching"
+PRIORITY_FLAG = "start vLLM with --scheduling-policy priority, or remove `priority = true`"
 KV_EVENTS_FLAG = (
     """--kv-events-config '{"enable_kv_cache_events":true,"publisher":"zmq","endpoint":"tcp://*:5557","""
     """"replay_endpoint":"tcp://*:5558"}'"""
@@ -25,7 +26,38 @@ async def flags(patient: Patient) -> list[Finding]:
     if not labels:
         fix = "let the gateway reach /metrics, and do not start vLLM with --disable-log-stats"
         return [warn("metrics", f"{seen}: no load, KV size or flags can be read", fix)]
-    return [_prefix_caching({each.get("enable_prefix_caching", "") for each in labels}), _kv_format(patient)]
+    caching = _prefix_caching({each.get("enable_prefix_caching", "") for each in labels})
+    return [caching, _kv_format(patient), *_priority(patient.config.priority, await scheduling_policy(patient))]
+
+
+async def scheduling_policy(patient: Patient) -> str | None:
+    """As /server_info tells, which only a server in development mode has; None where it does not."""
+    try:
+        reply = await patient.ask("GET", "/server_info?config_format=json")
+    except EngineError:
+        return None
+    told = reply.json() if reply.status == 200 else None
+    for part in ("vllm_config", "scheduler_config"):
+        told = told.get(part) if isinstance(told, dict) else None
+    policy = told.get("policy") if isinstance(told, dict) else None
+    return policy if isinstance(policy, str) else None
+
+
+def _priority(configured: bool, policy: str | None) -> list[Finding]:
+    """Nothing where the engine does not say how it schedules."""
+    if policy is None:
+        return []
+    if configured and policy != "priority":
+        return [
+            fail(
+                "priority",
+                f"the engine schedules by {policy}: the urgency that is sent counts for nothing",
+                PRIORITY_FLAG,
+            )
+        ]
+    if not configured and policy == "priority":
+        return [warn("priority", "the engine schedules by priorities, and none are sent", "set priority = true")]
+    return [ok("priority", f"the engine schedules by {policy}, as configured")]
 
 
 def _prefix_caching(said: set[str]) -> Finding:
