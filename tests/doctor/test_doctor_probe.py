@@ -164,3 +164,35 @@ async def test_an_engine_that_takes_chats_only_and_one_that_generates_nothing(tm
         refused.add("/v1/chat/completions")
         _, findings = await doctor("--worker", url, "--probe", folder=tmp_path)
     assert findings[subject, "probe"]["level"] == "skip" and "404" in findings[subject, "probe"]["seen"]
+
+
+async def test_an_engine_that_breaks_off(tmp_path: Path) -> None:
+    async def broken(request: web.Request) -> web.Response | None:
+        if request.path != "/v1/completions":
+            return None
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async with emulated() as emulator, proxied(emulator.url, instead=broken) as url:
+        result, findings = await doctor("--worker", url, "--probe", folder=tmp_path)
+    found = findings[url.removeprefix("http://"), "probe"]
+    assert found["level"] == "fail" and "a tiny call failed" in found["seen"] and result.exit_code == 1
+
+
+async def test_an_engine_that_goes_away_in_the_middle(tmp_path: Path) -> None:
+    looked_at = False
+
+    async def gone(request: web.Request) -> web.Response | None:
+        nonlocal looked_at
+        looked_at |= request.path == "/health"
+        if not looked_at:
+            return None
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async with emulated() as emulator, proxied(emulator.url, instead=gone) as url:
+        result, findings = await doctor("--worker", url, folder=tmp_path)
+    found = findings[url.removeprefix("http://"), "reachable"]
+    assert found["level"] == "fail" and "stopped answering" in found["seen"] and result.exit_code == 1

@@ -37,15 +37,15 @@ def test_equal_traits_are_exact() -> None:
         ({"root": "meta-llama/Llama-3.1-70B"}, "none", "other weights: Llama-3.1-8B, Llama-3.1-70B"),
         ({"root": "/adapters/sql", "model": "sql"}, "none", "other weights: Llama-3.1-8B, sql"),
         ({"root": None, "model": "qwen"}, "none", "other models: llama, qwen"),
-        ({"weights": "fp8"}, "none", "weights in: bf16, fp8"),
+        ({"weights": "fp8"}, "none", "formats of the weights, as configured: bf16, fp8"),
         ({"kv_format": "fp8"}, "partial", "KV formats: auto, fp8"),
         ({"block_tokens": 32}, "partial", "tokens in a block: 16, 32"),
-        ({"tensor_parallel": 2}, "partial", "GPUs that a layer is split over: 1, 2"),
+        ({"tensor_parallel": 2}, "partial", "GPUs that a layer is split over, as configured: 1, 2"),
         ({"version": "0.28.0"}, "partial", "versions: 0.32.0, 0.28.0"),
         ({"hash_algorithm": "xxhash"}, "partial", "names of blocks by: sha256, xxhash"),
         ({"engine": "sglang", "version": "0.5.23"}, "partial", "engines: vllm, sglang"),
         ({"kv_format": None}, "unknown", "KV formats: not known of b"),
-        ({"weights": None}, "unknown", "format of the weights: not known of b"),
+        ({"weights": None}, "unknown", "formats of the weights: not known of b"),
     ],
 )
 def test_one_difference_one_reason(changes: dict[str, object], grade: str, reason: str) -> None:

@@ -18,8 +18,8 @@ Grade = Literal["exact", "partial", "unknown", "none"]
 class KvTraits:
     """What decides over a worker's KV. None: neither the engine nor the configuration says.
 
-    `root`: where the weights were loaded from, a path or a name at a hub. `hash_algorithm`: how the engine names blocks;
-    engines do not say with which seed.
+    `root`: where the weights were loaded from, a path or a name at a hub. `weights`, `tensor_parallel`: as configured, since
+    engines do not say. `hash_algorithm`: how the engine names blocks; with which seed, it does not say.
     """
 
     worker: str
@@ -61,13 +61,13 @@ _FORM = (
     ("version", "versions"),
     ("kv_format", "KV formats"),
     ("block_tokens", "tokens in a block"),
-    ("tensor_parallel", "GPUs that a layer is split over"),
+    ("tensor_parallel", "GPUs that a layer is split over, as configured"),
 )
 
 
 def kv_compatible(a: KvTraits, b: KvTraits) -> KvMatch:
     """How far `b` could use the KV of `a`, and why no further. Symmetric but for the order of names in the reasons."""
-    values = [*_other_model(a, b), *_differ("weights in", a.weights, b.weights)]
+    values = [*_other_model(a, b), *_differ("formats of the weights, as configured", a.weights, b.weights)]
     if values:
         return KvMatch("none", tuple(values))
     form, unknown = [], []
@@ -78,7 +78,7 @@ def kv_compatible(a: KvTraits, b: KvTraits) -> KvMatch:
         form += _differ(words, ours, theirs)
         unknown += _not_known(words, (a, ours), (b, theirs))
     form += _differ("names of blocks by", a.hash_algorithm, b.hash_algorithm)
-    unknown += _not_known("format of the weights", (a, a.weights), (b, b.weights))
+    unknown += _not_known("formats of the weights", (a, a.weights), (b, b.weights))
     if form:
         return KvMatch("partial", (*form, *unknown))
     return KvMatch("unknown", tuple(unknown)) if unknown else KvMatch("exact")
