@@ -139,6 +139,25 @@ async def test_a_local_tokenizer_that_is_not_the_engines(tmp_path: Path, directo
     assert "from token 0 on" in findings["a", "tokens of texts"]["seen"] and result.exit_code == 1
 
 
+async def test_tokens_that_differ_late_say_where(tmp_path: Path, directory: Path) -> None:
+    same = tokenizing(directory)
+
+    async def one_other(request: web.Request) -> web.Response | None:
+        answer = await same(request)
+        if answer is None or answer.text is None:
+            return None
+        tokens = json.loads(answer.text)["tokens"]
+        return web.json_response({"tokens": [*tokens[:7], tokens[7] + 1, *tokens[8:]]})
+
+    async with emulated() as emulator, proxied(emulator.url, instead=one_other) as url:
+        config = fabric_toml(tmp_path, {"url": url, "name": "a"}, tokenizer=str(directory))
+        _, findings = await doctor("-c", config, folder=tmp_path)
+    assert (
+        findings["a", "tokens of chats"]["level"] == "fail"
+        and "from token 7 on" in findings["a", "tokens of chats"]["seen"]
+    )
+
+
 @pytest.mark.parametrize(("tokenizer", "level"), [("engine", "fail"), ("local", "skip"), ("/nowhere", "fail")])
 async def test_an_engine_without_tokenize(tmp_path: Path, directory: Path, tokenizer: str, level: str) -> None:
     async def none(request: web.Request) -> web.Response | None:

@@ -1,5 +1,6 @@
 """`amf workers` before a real gateway."""
 
+import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,12 +10,14 @@ from typing import Any
 
 import pytest
 from doctor_kit import amf
+from rich.console import Console
 
 from amf.config import LimitsConfig, PoolConfig, ServeConfig, ServerConfig, WorkerConfig
 from amf.emulator import EmulatorConfig, running
 from amf.engines.engine import Capabilities
 from amf.gateway.service import Gateway, running_gateway
 from amf.workers.lacks import INSTEAD, lacks_of, offers
+from amf.workers.show import show
 
 FAST = EmulatorConfig(time_scale=1000.0, kv_tokens=65_536)
 LIMITS = LimitsConfig(retry_min_s=0.02, retry_max_s=0.05)
@@ -77,6 +80,21 @@ async def test_events_in_text_mode_are_offered_and_not_followed() -> None:
     ):
         result = await amf("workers", "--gateway", running_one.url)
     assert "No exact prompts for its KV events (a): the pool is in text mode" in result.output
+
+
+def test_a_large_fleet_is_shown_in_few_lines() -> None:
+    """Thirty workers of thirty models: 435 pairs of families."""
+    workers = [{**listed(f"w{i:02}"), "pool": f"m{i}", "engine": "vllm", "fabric": None} for i in range(30)]
+    console = Console(file=io.StringIO(), width=200)
+    show(workers, console)
+    assert isinstance(console.file, io.StringIO)
+    printed = console.file.getvalue().splitlines()
+    assert (
+        "No priority (all 30): the engine serves in its own order; urgency counts in the fabric's queue alone."
+        in printed
+    )
+    assert printed[-1] == "  and 415 more pairs: --json has all"
+    assert printed[-2] == "  1 | 21: other values (other models: m0, m20)"
 
 
 async def test_a_gateway_without_workers() -> None:

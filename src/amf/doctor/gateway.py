@@ -45,7 +45,7 @@ class Gateway:
             workers = await list_workers(self._url, self._api_key)
         except GatewayError as error:
             return [fail("reachable", str(error), "correct --gateway, or --api-key")]
-        found = [ok("reachable", f"{self._url}, {len(workers)} workers"), *_states(workers), clock(health)]
+        found = [ok("reachable", f"{self._url} answers as a gateway"), *_states(workers), clock(health)]
         models = [each["pool"] for each in workers if each.get("status") == "up" and each.get("pool")]
         try:
             return found + [finding async for finding in self._headers(models[0] if models else None, probe)]
@@ -118,7 +118,7 @@ def _states(workers: list[dict[str, Any]]) -> list[Finding]:
         f"{each['name']} {each.get('status')} ({each.get('reason')})" for each in workers if each.get("status") != "up"
     ]
     if not down:
-        return [ok("workers", f"all {len(workers)} are up")]
+        return [ok("workers", f"{len(workers)} of {len(workers)} up")]
     fix = "see the reason; `amf doctor --worker URL` looks closer"
     return [(fail if len(down) == len(workers) else warn)("workers", f"not up: {'; '.join(down)}", fix)]
 

@@ -12,6 +12,7 @@ from amf.workers.kin import families_of
 from amf.workers.lacks import lacks_of, offers
 
 _UNBOUNDED = 1_000_000
+_MAX_APART = 20  # pairs of families that are shown
 _STYLES = {"up": "green", "lost": "red", "connecting": "yellow", "draining": "yellow"}
 _GRADES = {"partial": "the same values in another form", "unknown": "not known to be alike", "none": "other values"}
 
@@ -24,8 +25,10 @@ def show(workers: Sequence[Mapping[str, Any]], console: Console) -> None:
     for table in (_what_they_are(workers), _what_is_believed(workers)):
         put(table, console)
         console.print()
+    reached = sum(bool(worker.get("capabilities")) for worker in workers)
     for lack in lacks_of(workers):
-        console.print(Text(f"No {lack.name} ({', '.join(lack.workers)}): {lack.instead}."))
+        who = f"all {reached}" if len(lack.workers) == reached > 2 else ", ".join(lack.workers)
+        console.print(Text(f"No {lack.name} ({who}): {lack.instead}."))
     console.print()
     _show_families(*families_of(workers), console)
 
@@ -100,15 +103,17 @@ def _show_families(families: Sequence[Family], apart: Sequence[Apart], console: 
     for number, family in enumerate(families, start=1):
         console.print(Text(f"  {number}  {', '.join(family.workers)}"))
     numbers = {family.workers[0]: number for number, family in enumerate(families, start=1)}
-    for each in apart:
+    for each in apart[:_MAX_APART]:
         grade, reasons = each.match.grade, "; ".join(each.match.reasons)
         console.print(Text(f"  {numbers[each.one]} | {numbers[each.other]}: {_GRADES[grade]} ({reasons})"))
+    if len(apart) > _MAX_APART:
+        console.print(Text(f"  and {len(apart) - _MAX_APART:,} more pairs: --json has all"))
 
 
 def _table(*left: str, right: Sequence[str]) -> Table:
     table = Table(header_style="bold", pad_edge=False, box=None)
     for name in left:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for name in right:
         table.add_column(name, justify="right")
     return table
