@@ -36,6 +36,7 @@ lint: install-dev
 bench: install-dev ## decision time and gateway overhead, as ratios; writes out/bench/*.json
 	$(BIN)/python bench/decisions.py --json out/bench/decisions.json
 	$(BIN)/python bench/overhead.py --json out/bench/overhead.json
+	$(BIN)/python bench/tokenising.py --json out/bench/tokenising.json
 	$(BIN)/python bench/simulation.py --json out/bench/simulation.json
 
 results: install ## every study into docs/results.md; TRACES=FOLDER adds recordings, RESULTS_ARGS=--resume keeps what is done

@@ -1,5 +1,6 @@
 """`amf doctor` on single engines, without a call."""
 
+import json
 import socket
 from pathlib import Path
 
@@ -108,14 +109,45 @@ async def test_what_is_configured_against_what_the_engine_says(tmp_path: Path) -
     assert "1,000 tokens, as configured" in findings["a", "KV memory"]["seen"]
 
 
-async def test_events_that_are_off_matter_in_exact_mode_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("tokenizer", "since"), [(None, True), ("engine", False)])
+async def test_events_that_are_off(tmp_path: Path, tokenizer: str | None, since: bool) -> None:
     async with emulated() as emulator:
-        worker = {"url": emulator.url, "name": "a"}
-        _, findings = await doctor("-c", fabric_toml(tmp_path, worker), folder=tmp_path)
-        assert findings["a", "KV events"]["level"] == "skip"
-        _, findings = await doctor("-c", fabric_toml(tmp_path, worker, tokenizer="engine"), folder=tmp_path)
-    assert findings["a", "KV events"]["level"] == "warn"
-    assert "--kv-events-config" in findings["a", "KV events"]["fix"]
+        config = fabric_toml(tmp_path, {"url": emulator.url, "name": "a"}, tokenizer=tokenizer)
+        _, findings = await doctor("-c", config, folder=tmp_path)
+    found = findings["a", "KV events"]
+    assert found["level"] == "warn" and "--kv-events-config" in found["fix"] and ("0.32" in found["seen"]) == since
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "version", "level"), [(None, b"0.31.0", "warn"), (None, b"0.32.1", ""), ("engine", b"0.31.0", "")]
+)
+async def test_events_that_are_not_followed(tmp_path: Path, tokenizer: str | None, version: bytes, level: str) -> None:
+    """Text mode needs events that name requests, which older releases do not send."""
+    edit = replacing("/version", b"0.32.0", version)
+    async with emulated(kv_events_port=0) as emulator, proxied(emulator.url, edit=edit) as url:
+        config = fabric_toml(tmp_path, {"url": url, "name": "a"}, tokenizer=tokenizer)
+        _, findings = await doctor("-c", config, folder=tmp_path)
+    assert levels(findings, "a")["KV events"] == "ok"
+    assert levels(findings, "a").get("KV events used", "") == level
+
+
+@pytest.mark.parametrize(
+    ("root", "level", "word"), [("llama-3.1-8b", "warn", "alias"), ("/adapters/sql", "ok", "alias are taken")]
+)
+async def test_several_names(tmp_path: Path, root: str, level: str, word: str) -> None:
+    """A name with the same root is the same model; with another, an adapter."""
+
+    def named(path: str, body: bytes) -> bytes:
+        if path != "/v1/models":
+            return body
+        listing = json.loads(body)
+        return json.dumps(
+            {**listing, "data": [*listing["data"], {**listing["data"][0], "id": "alias", "root": root}]}
+        ).encode()
+
+    async with emulated() as emulator, proxied(emulator.url, edit=named) as url:
+        _, findings = await doctor("-c", fabric_toml(tmp_path, {"url": url, "name": "a"}), folder=tmp_path)
+    assert findings["a", "models"]["level"] == level and word in findings["a", "models"]["seen"]
 
 
 async def test_event_ports_where_something_else_listens(tmp_path: Path) -> None:

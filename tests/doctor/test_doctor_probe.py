@@ -78,10 +78,21 @@ async def test_priority_against_the_configuration(
 async def test_headers_that_are_stripped(tmp_path: Path) -> None:
     stripped = ("x-vllm-priority", "x-session-id", "x-request-id")
     async with emulated(kv_events_port=0) as emulator, proxied(emulator.url, drops=stripped) as url:
-        _, findings = await doctor("--worker", url, "--probe", folder=tmp_path)
+        result, findings = await doctor("--worker", url, "--probe", folder=tmp_path)
+    assert result.exit_code == 1
     seen = levels(findings, url.removeprefix("http://"))
-    assert (seen["X-Vllm-Priority"], seen["X-Session-ID"], seen["X-Request-Id"]) == ("warn", "skip", "skip")
+    assert (seen["X-Vllm-Priority"], seen["X-Session-ID"], seen["X-Request-Id"]) == ("warn", "fail", "skip")
     assert seen["KV event of a call"] == "ok"
+
+
+async def test_a_release_whose_events_name_nobody_shows_nothing_of_the_header(tmp_path: Path) -> None:
+    edit = replacing("/version", b"0.32.0", b"0.28.0")
+    async with (
+        emulated(kv_events_port=0) as emulator,
+        proxied(emulator.url, drops=("x-session-id",), edit=edit) as url,
+    ):
+        _, findings = await doctor("--worker", url, "--probe", folder=tmp_path)
+    assert findings[url.removeprefix("http://"), "X-Session-ID"]["level"] == "skip"
 
 
 async def test_cached_tokens_that_are_not_told(tmp_path: Path) -> None:

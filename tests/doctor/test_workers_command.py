@@ -53,7 +53,7 @@ async def test_what_each_is_lacks_and_could_share(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
     a = next(line for line in lines if line.startswith("a "))
-    assert "vllm 0.32.0" in a and "up" in a and "65,536" in a and "events, token hashes" in a
+    assert "vllm 0.32.0" in a and "up" in a and "65,536" in a and "events, token hashes, request ids" in a
     assert any(line.startswith("d ") and "connecting" in line and "no connection" in line for line in lines)
     assert any(line.startswith("No KV events (c): warmth is predicted") for line in lines)
     assert any(line.startswith("No priority (a, b): ") for line in lines)
@@ -71,15 +71,6 @@ async def test_what_each_is_lacks_and_could_share(tmp_path: Path) -> None:
     assert (listed["a"]["exact"], listed["a"]["root"], listed["a"]["kv_format"]) == (True, "llama-3.1-8b", "fp8")
     assert listed["c"]["capabilities"]["priority"] == "lower-first" and listed["d"]["capabilities"] is None
     assert told["lacks"][0]["workers"] == ["c"]
-
-
-async def test_events_in_text_mode_are_offered_and_not_followed() -> None:
-    async with (
-        running(replace(FAST, kv_events_port=0)) as one,
-        gateway(WorkerConfig(url=one.url, name="a")) as running_one,
-    ):
-        result = await amf("workers", "--gateway", running_one.url)
-    assert "No exact prompts for its KV events (a): the pool is in text mode" in result.output
 
 
 def test_a_large_fleet_is_shown_in_few_lines() -> None:
@@ -136,18 +127,25 @@ def listed(name: str, *, exact: bool = False, **capabilities: Any) -> dict[str, 
 
 
 def test_nothing_is_lacking_where_everything_is_offered() -> None:
-    everything = {"kv_events": True, "token_hashes": True, "priority": "lower-first", "token_prompts": True}
+    everything = {
+        "kv_events": True,
+        "token_hashes": True,
+        "attributed_events": True,
+        "priority": "lower-first",
+        "token_prompts": True,
+    }
     everything |= {"tokenize": True, "retention": True, "release": True, "tiers": ("CPU",), "lora": True}
     assert lacks_of([listed("a", exact=True, **everything)]) == []
-    assert offers(listed("a", ranks=2, **everything)["capabilities"]) == (
-        "events, token hashes, token prompts, tokenize, retention, release, LoRA, priority lower-first, tiers CPU, 2 ranks"
-    )
+    said = offers(listed("a", ranks=2, **everything)["capabilities"])
+    assert said.startswith("events, token hashes, request ids, token prompts, tokenize, retention, release, LoRA")
+    assert said.endswith("priority lower-first, tiers CPU, 2 ranks")
 
 
-def test_events_that_do_not_come_cannot_name_tokens() -> None:
-    """One lack, not two; and who was never asked lacks nothing that is known."""
-    silent, nameless = listed("a"), listed("b", exact=True, kv_events=True)
-    lacks = {lack.name: lack.workers for lack in lacks_of([silent, nameless, {"name": "c", "capabilities": None}])}
-    assert lacks["KV events"] == ("a",) and lacks["events that name tokens"] == ("b",)
-    assert lacks["priority"] == ("a", "b")
+def test_events_are_matched_by_tokens_or_by_request() -> None:
+    """Those that do not come can name nothing: one lack, not three. Who was never asked lacks nothing that is known."""
+    silent, exact, text = listed("a"), listed("b", exact=True, kv_events=True), listed("c", kv_events=True)
+    lacks = {lack.name: lack.workers for lack in lacks_of([silent, exact, text, {"name": "d", "capabilities": None}])}
+    assert lacks["KV events"] == ("a",)
+    assert lacks["events that name tokens"] == ("b",) and lacks["events that name requests"] == ("c",)
+    assert lacks["priority"] == ("a", "b", "c")
     assert offers(None) == "?" and offers(silent["capabilities"]) == "generates"

@@ -45,16 +45,14 @@ def _models(patient: Patient) -> list[Finding]:
                 f'set model = "{served[0]}", or leave it out',
             )
         ]
-    roots = {patient.info.roots.get(model, model) for model in served}
-    if len(served) > 1 and len(roots) > 1:
-        return [
-            warn(
-                "models",
-                f"{', '.join(served)}: one pool under the name {patient.model}, prompts to all are believed to share warmth",
-                "give each model an engine of its own, where their warmth matters",
-            )
-        ]
-    return [ok("models", f"{', '.join(served)}; the pool is {patient.model}")]
+    others = [model for model in served if model != patient.model]
+    root = patient.info.roots.get(patient.model)
+    aliases = [model for model in others if root is not None and patient.info.roots.get(model) == root]
+    if aliases:
+        seen = f"{', '.join(aliases)}: other names of {patient.model}, which the fabric takes for adapters that share no warmth"
+        return [warn("models", seen, f"let clients say {patient.model}, and serve it under that name alone")]
+    told = f"{', '.join(others)} are taken for adapters of it" if others else "nothing else is served"
+    return [ok("models", f"the pool is {patient.model}; {told}")]
 
 
 async def _adapter(patient: Patient) -> Finding:

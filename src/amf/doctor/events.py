@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import zmq
 import zmq.asyncio
 
-from amf.doctor.findings import Finding, fail, ok, skip, warn
+from amf.doctor.findings import Finding, fail, ok, warn
 from amf.doctor.patient import Patient
 from amf.doctor.vllm import KV_EVENTS_FLAG
 from amf.engines.engine import BlocksStored, EngineError
@@ -46,16 +46,14 @@ async def events(patient: Patient) -> list[Finding]:
     if not isinstance(patient.engine, TellsSources):
         return []
     sources = await sources_of(patient)
-    if not sources and patient.tokenizer is None:
-        return [skip("KV events", "off; the pool is in text mode, which does not follow them")]
     if not sources:
-        seen = "off, though the pool is in exact mode: warmth is predicted, evictions are not seen"
+        since = "" if patient.tokenizer else " (text mode follows them from vLLM 0.32 on)"
         fix = f"start vLLM with {KV_EVENTS_FLAG}" if patient.info and patient.info.engine == "vllm" else "publish them"
-        return [warn("KV events", seen, fix)]
+        return [warn("KV events", f"off: warmth is predicted, evictions are not seen{since}", fix)]
     found = [finding for source in sources for finding in await _reached(source)]
-    if patient.tokenizer is None:
-        seen = "on, but the pool is in text mode, which does not follow them"
-        found.append(skip("KV events used", seen, f'[pools."{patient.model}"] tokenizer = "engine" or a directory'))
+    if patient.tokenizer is None and patient.info and not patient.info.capabilities.attributed_events:
+        seen = "on, but they do not name requests and the pool is in text mode, so they are not followed"
+        found.append(warn("KV events used", seen, f'[pools."{patient.model}"] tokenizer = "engine" or a directory'))
     return found
 
 

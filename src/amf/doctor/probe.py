@@ -85,17 +85,17 @@ async def _events(prober: Prober) -> list[Finding]:
             "drops it (an HTTP proxy passes no ZMQ)"
         )
         return [fail("KV event of a call", "none arrived, though calls were answered", fix)]
-    found = [ok("KV event of a call", f"{len(heard.stored)} arrived"), _session(heard.stored, named)]
+    found = [ok("KV event of a call", f"{len(heard.stored)} arrived"), _session(prober.patient, heard.stored, named)]
     return [*found, _tokens_named(heard.stored, tokens)] if tokens else found
 
 
-def _session(stored: list[BlocksStored], named: bool) -> Finding:
+def _session(patient: Patient, stored: list[BlocksStored], named: bool) -> Finding:
     if named:
         return ok("X-Session-ID", "arrives: the engine's events name it")
-    if any(event.session_id for event in stored):
-        return fail(
-            "X-Session-ID", "does not arrive, others' do: it is stripped on the way", "let proxies pass X-Session-ID"
-        )
+    names = patient.info is not None and patient.info.capabilities.attributed_events
+    if names or any(event.session_id for event in stored):
+        seen = "does not arrive: the engine's events do not name it, though this engine's do"
+        return fail("X-Session-ID", seen, "let proxies between gateway and engine pass X-Session-ID")
     return skip(
         "X-Session-ID", "its events name no sessions: an older release, or something strips it; no telling which"
     )

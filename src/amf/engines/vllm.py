@@ -22,6 +22,8 @@ MAX_PRIORITY = 2**31 - 1  # urgency in ms: 24 days to either side
 
 _ANY_ADDRESS = re.compile(r"^tcp://(?:\*|0\.0\.0\.0|\[::\]|::):")
 
+_NAMES_REQUESTS = (0, 32)  # the release in which it was seen
+
 _LOAD = SampleReader(
     (
         "vllm:num_requests_running",
@@ -54,18 +56,20 @@ class VllmEngine(HttpEngine):
         """Models and limits from /v1/models; what else it tells, where it does. Raises EngineError without models."""
         cards = models_of(await self.get_json("/v1/models"))
         version = await self._optional_json("/version")
+        version = version.get("version") if isinstance(version, dict) else None
+        has_events = bool(await self.kv_sources())
         blocks = [sample.labels for sample in _CACHE.read(await self._metrics())]
-        publishes = bool(await self.kv_sources())
         return EngineInfo(
             engine="vllm",
             models=tuple(card["id"] for card in cards),
-            version=version.get("version") if isinstance(version, dict) else None,
+            version=version,
             block_tokens=_whole(blocks[0].get("block_size")) if blocks else None,
             kv_tokens=sum(map(_kv_tokens, blocks)) or None,
             max_model_tokens=max_model_tokens_of(cards),
             capabilities=Capabilities(
-                kv_events=publishes,
-                token_hashes=publishes,
+                kv_events=has_events,
+                token_hashes=has_events,
+                attributed_events=has_events and _names_requests(version),
                 priority="lower-first" if self.options.priority else "none",
                 token_prompts=True,
                 tokenize=True,
@@ -154,6 +158,12 @@ class VllmEngine(HttpEngine):
             return None
         host = urlsplit(self.url).hostname or ""
         return _ANY_ADDRESS.sub(f"tcp://[{host}]:" if ":" in host else f"tcp://{host}:", endpoint)
+
+
+def _names_requests(version: str | None) -> bool:
+    """Whether its KV events carry the X-Session-ID of the request that stored a block."""
+    numbers = re.match(r"(\d+)\.(\d+)", version or "")
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= _NAMES_REQUESTS
 
 
 def _total(samples: list[Sample], name: str) -> int:

@@ -1,6 +1,6 @@
 """What a worker lacks, and what takes its place: the rule by which the fabric degrades, one line each (docs/engines.md)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,11 @@ INSTEAD: tuple[tuple[str, str, str], ...] = (
         "warmth is predicted from the fabric's own calls, and corrected by reported cached tokens",
     ),
     ("token_hashes", "events that name tokens", "a prompt cannot be matched with what the engine says it holds"),
+    (
+        "attributed_events",
+        "events that name requests",
+        "in text mode its events are not followed and warmth is predicted; [pools] tokenizer makes them count",
+    ),
     ("priority", "priority", "the engine serves in its own order; urgency counts in the fabric's queue alone"),
     ("token_prompts", "prompts of token ids", "clients must send text"),
     ("tokenize", "a tokenizer to ask", "exact mode needs a local tokenizer in [pools]"),
@@ -34,24 +39,20 @@ class Lack:
 
 
 def lacks_of(workers: Iterable[Mapping[str, Any]]) -> list[Lack]:
-    """What some of the workers that have been asked lack, in the order above. Where events are there but prompts are hashed
-    text, the events are not followed: that is a lack too."""
+    """What some of the workers that have been asked lack, in the order above."""
     asked = [worker for worker in workers if worker.get("capabilities")]
-    found = [
+    return [
         Lack(name=name, workers=lacking, instead=instead)
         for capability, name, instead in INSTEAD
-        if (lacking := _without(_concerned(asked, capability), capability))
+        if (lacking := _without([w for w in asked if _concerns(w, capability)], capability))
     ]
-    unused = tuple(w["name"] for w in asked if w["capabilities"].get("kv_events") and not w.get("exact"))
-    if unused:
-        instead = "the pool is in text mode, so they are not followed and warmth is predicted: [pools] tokenizer"
-        found.insert(0, Lack(name="exact prompts for its KV events", workers=unused, instead=instead))
-    return found
 
 
-def _concerned(workers: Sequence[Mapping[str, Any]], capability: str) -> Sequence[Mapping[str, Any]]:
-    """Events that do not come cannot name tokens: that is one lack, not two."""
-    return [w for w in workers if w["capabilities"].get("kv_events")] if capability == "token_hashes" else workers
+def _concerns(worker: Mapping[str, Any], capability: str) -> bool:
+    """Events that do not come can name nothing. Those that do are matched by tokens of exact prompts, by request of others."""
+    if capability not in ("token_hashes", "attributed_events"):
+        return True
+    return bool(worker["capabilities"].get("kv_events")) and bool(worker.get("exact")) == (capability == "token_hashes")
 
 
 def _without(workers: Iterable[Mapping[str, Any]], capability: str) -> tuple[str, ...]:
@@ -75,6 +76,7 @@ def offers(capabilities: Mapping[str, Any] | None) -> str:
 _SHORT = (
     ("kv_events", "events"),
     ("token_hashes", "token hashes"),
+    ("attributed_events", "request ids"),
     ("token_prompts", "token prompts"),
     ("tokenize", "tokenize"),
     ("retention", "retention"),
