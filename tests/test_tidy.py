@@ -25,6 +25,8 @@ MAY_IMPORT = {
     "core": {"core"},
     "engines": {"engines", "core"},
     "gateway": {"gateway", "engines", "core", "config"},
+    "workers": {"workers", "engines"},
+    "doctor": {"doctor", "workers", "gateway", "engines", "config"},
     "sim": {"sim", "core"},
     "emulator": {"emulator", "sim", "core"},
     "bench": {"bench", "sim", "core"},
@@ -33,7 +35,22 @@ MAY_IMPORT = {
     "experiment": {"experiment", "simulate", "bench", "sim", "core"},
     "slo": {"slo", "simulate", "bench", "sim", "core"},
     "config": {"core", "engines"},
-    "commands": {"bench", "config", "core", "demo", "emulator", "experiment", "gateway", "sim", "simulate", "slo"},
+    "commands": {
+        *(
+            "bench",
+            "config",
+            "core",
+            "demo",
+            "doctor",
+            "emulator",
+            "experiment",
+            "gateway",
+            "sim",
+            "simulate",
+            "slo",
+            "workers",
+        )
+    },
     "cli": {"commands"},
 }
 # Inside core: fabric -> policy -> state -> graph, cost -> types. Lower number = deeper; nobody imports upwards.

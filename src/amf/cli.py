@@ -7,12 +7,14 @@ import typer
 from amf import __version__
 from amf.commands.bench import bench
 from amf.commands.demo import demo
+from amf.commands.doctor import doctor
 from amf.commands.emulate import emulate
 from amf.commands.experiment import experiment
 from amf.commands.replay import replay
 from amf.commands.serve import serve
 from amf.commands.simulate import simulate
 from amf.commands.slo import slo
+from amf.commands.workers import workers
 
 app = typer.Typer(
     name="amf",
@@ -38,7 +40,7 @@ def _main(
     pass
 
 
-for command in (serve, emulate, bench, simulate, experiment, slo, demo, replay):
+for command in (serve, workers, doctor, emulate, bench, simulate, experiment, slo, demo, replay):
     app.command()(command)
 
 

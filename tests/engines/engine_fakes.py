@@ -214,7 +214,8 @@ vllm:num_requests_waiting{engine="1",model_name="tiny"} 0.0
 vllm:num_requests_waiting_by_reason{engine="0",model_name="tiny",reason="capacity"} 7.0
 vllm:kv_cache_usage_perc{engine="0",model_name="tiny"} 0.5
 vllm:kv_cache_usage_perc{engine="1",model_name="tiny"} 0.25
-vllm:cache_config_info{block_size="32",cache_dtype="auto",kv_cache_size_tokens="524288",num_gpu_blocks="16384"} 1.0
+vllm:cache_config_info{block_size="32",cache_dtype="auto",prefix_caching_hash_algo="sha256",\
+kv_cache_size_tokens="524288",num_gpu_blocks="16384"} 1.0
 """
 
 
@@ -250,7 +251,13 @@ class FakeVllm:
         return app
 
     async def _models(self, _: web.Request) -> web.Response:
-        card = {"id": "tiny", "object": "model", "owned_by": self.owned_by, "max_model_len": 16384}
+        card = {
+            "id": "tiny",
+            "object": "model",
+            "owned_by": self.owned_by,
+            "root": "hub/tiny-8b",
+            "max_model_len": 16384,
+        }
         return await _json({"object": "list", "data": [card]})
 
     async def _metrics(self, _: web.Request) -> web.Response:

@@ -104,6 +104,9 @@ async def test_probe_tells_all_that_the_engine_tells(session: aiohttp.ClientSess
                 token_prompts=True,
                 tokenize=True,
             ),
+            roots={"tiny": "hub/tiny-8b"},
+            kv_format="auto",
+            hash_algorithm="sha256",
         )
         assert await engine.kv_sources() == (
             KvSource(endpoint=publisher.endpoint, replay_endpoint=publisher.replay_endpoint),

@@ -6,7 +6,7 @@ nothing of policies. It never reads or logs prompts; response bytes pass through
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 
@@ -37,7 +37,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What a probe learned. None: the engine does not say."""
+    """What a probe learned. None: the engine does not say. `roots`: where each model's weights were loaded from."""
 
     engine: str
     models: tuple[str, ...]
@@ -47,6 +47,9 @@ class EngineInfo:
     max_model_tokens: int | None = None
     max_running: int | None = None  # calls that it serves at once; more wait inside it, or are refused
     capabilities: Capabilities = Capabilities()
+    roots: Mapping[str, str] = field(default_factory=dict)
+    kv_format: str | None = None
+    hash_algorithm: str | None = None  # by which it names blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

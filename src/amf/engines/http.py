@@ -311,6 +311,11 @@ def positive(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
+def roots_of(cards: tuple[dict[str, Any], ...]) -> dict[str, str]:
+    """Where the weights of each model were loaded from, where the cards tell it."""
+    return {card["id"]: card["root"] for card in cards if isinstance(card.get("root"), str)}
+
+
 async def _read(response: aiohttp.ClientResponse, limits: EngineLimits) -> bytes:
     parts: list[bytes] = []
     total_bytes = 0

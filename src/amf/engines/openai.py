@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 
 from amf.engines.engine import EngineInfo, Observation
-from amf.engines.http import HttpEngine, max_model_tokens_of, models_of
+from amf.engines.http import HttpEngine, max_model_tokens_of, models_of, roots_of
 
 
 class OpenAIEngine(HttpEngine):
@@ -22,6 +22,7 @@ class OpenAIEngine(HttpEngine):
             engine="openai",
             models=tuple(card["id"] for card in cards),
             max_model_tokens=max_model_tokens_of(cards),
+            roots=roots_of(cards),
         )
 
     async def observe(self) -> AsyncIterator[Observation]:

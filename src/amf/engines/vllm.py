@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 
 from amf.engines.engine import Capabilities, EngineInfo, EngineRequest, LoadReport
 from amf.engines.headers import identifier
-from amf.engines.http import max_model_tokens_of, models_of
+from amf.engines.http import max_model_tokens_of, models_of, roots_of
 from amf.engines.kvfeed import KvSource
 from amf.engines.metrics import Sample, SampleReader
 from amf.engines.watched import WatchedEngine
@@ -67,6 +67,9 @@ class VllmEngine(WatchedEngine):
                 token_prompts=True,
                 tokenize=True,
             ),
+            roots=roots_of(cards),
+            kv_format=blocks[0].get("cache_dtype") if blocks else None,
+            hash_algorithm=blocks[0].get("prefix_caching_hash_algo") if blocks else None,
         )
 
     async def recognises(self) -> bool:

@@ -1,7 +1,7 @@
 """The workers: from the configuration, the command line and the control API, each behind its own `Link`."""
 
 import asyncio
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -9,7 +9,7 @@ import aiohttp
 
 from amf.config import LimitsConfig, WorkerConfig
 from amf.core.types import Prefix
-from amf.engines.engine import Engine, EngineRequest
+from amf.engines.engine import Engine, EngineInfo, EngineRequest
 from amf.engines.http import open_session
 from amf.gateway.driver import Driver
 from amf.gateway.link import Link, LinkStatus
@@ -125,6 +125,10 @@ class Fleet:
             "kv_tokens": worker.kv_tokens if worker else link.config.kv_tokens,
             "block_tokens": worker.block_tokens if worker else link.config.block_tokens,
             "in_flight": self._driver.in_flight[name],
+            "exact": link.exact,
+            "weights": link.config.weights,
+            "tensor_parallel": link.config.tensor_parallel,
+            **_told_by_engine(info, worker.pool if worker else None),
         }
 
     def names(self) -> list[str]:
@@ -145,6 +149,17 @@ class Fleet:
         worker, info = link.worker, link.info
         if worker is not None and info is not None and link.status is LinkStatus.UP:
             self._pools.enlist(link.name, worker.pool, info.models, worker.block_tokens)
+
+
+def _told_by_engine(info: EngineInfo | None, pool: str | None) -> dict[str, Any]:
+    """What else a worker's engine said of itself; None while it has not been asked, and where it does not say."""
+    return {
+        "root": info.roots.get(pool or "") if info else None,
+        "max_model_tokens": info.max_model_tokens if info else None,
+        "kv_format": info.kv_format if info else None,
+        "hash_algorithm": info.hash_algorithm if info else None,
+        "capabilities": asdict(info.capabilities) if info else None,
+    }
 
 
 def _name_of(url: str) -> str:
