@@ -7,6 +7,7 @@ import aiohttp
 from amf.engines.engine import Engine
 from amf.engines.openai import OpenAIEngine
 from amf.engines.options import EngineKind, EngineOptions
+from amf.engines.sglang import SglangEngine
 from amf.engines.vllm import VllmEngine
 
 
@@ -24,7 +25,7 @@ class _Adapter(Protocol):
 
 
 # In the order in which they are tried; the last takes whatever speaks the API.
-ADAPTERS: tuple[_Adapter, ...] = (VllmEngine, OpenAIEngine)
+ADAPTERS: tuple[_Adapter, ...] = (VllmEngine, SglangEngine, OpenAIEngine)
 
 
 async def connect(url: str, session: aiohttp.ClientSession, options: EngineOptions | None = None) -> Engine:

@@ -138,17 +138,30 @@ class HttpEngine:
 
     async def get(self, path: str) -> tuple[int, bytes]:
         """Status and body of a control endpoint. Raises EngineError if it does not answer whole, in time and size."""
+        return await self._ask("GET", path)
+
+    async def post(self, path: str, value: Any) -> tuple[int, bytes]:
+        """Status and body of a control endpoint that is sent `value` as JSON. Raises EngineError as `get` does."""
+        return await self._ask("POST", path, msgspec.json.encode(value))
+
+    async def _ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         self.check_open()
         headers = self._headers(CIMultiDict())
         try:
-            async with self.session.get(
-                self.url + path, headers=headers, timeout=self._control_timeout, allow_redirects=False
+            async with self.session.request(
+                method,
+                self.url + path,
+                data=body,
+                headers=headers,
+                timeout=self._control_timeout,
+                allow_redirects=False,
             ) as response:
                 return response.status, await _read(response, self.options.limits)
         except TimeoutError:
-            raise EngineError(f"GET {path}: no answer within {self.options.limits.control_timeout_s:g} s") from None
+            limit_s = self.options.limits.control_timeout_s
+            raise EngineError(f"{method} {path}: no answer within {limit_s:g} s") from None
         except _FAULTS as error:
-            raise EngineError(f"GET {path}: {fault(error)}") from None
+            raise EngineError(f"{method} {path}: {fault(error)}") from None
 
     async def get_json(self, path: str) -> Any:
         """The decoded answer of a control endpoint. Raises EngineError for any answer but 200 with JSON."""
@@ -170,6 +183,9 @@ class HttpEngine:
 
     def _attempt_body(self, request: EngineRequest) -> bytes:
         return request.body
+
+    def left_early(self, request: EngineRequest) -> None:
+        """An attempt ended before its answer did, and its connection was closed. For engines that take their time to notice."""
 
     def check_open(self) -> None:
         """Raises EngineError once the adapter is closed."""
@@ -203,12 +219,16 @@ class _Attempt(AbstractAsyncContextManager[Upstream]):
             response = self._response = await self._send()
             if response.status < 200:
                 raise EngineError(f"the engine answered with status {response.status}")
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                self._engine.left_early(self._request)
             await self._close()
             raise
         return HttpUpstream(response, self._engine.options.limits.stall_timeout_s)
 
     async def __aexit__(self, *failure: object) -> None:
+        if self._response is not None and not self._response.content.is_eof():
+            self._engine.left_early(self._request)
         await self._close()
 
     async def _send(self) -> aiohttp.ClientResponse:

@@ -4,12 +4,13 @@ An event is a map with a "type" in releases from 0.24 on, and an array that begi
 unknown events and missing optional fields are normal.
 
 Left out, since a prompt's tokens do not name them: blocks of KV groups other than full attention (a sliding window's
-blocks come and go on their own), blocks of a LoRA adapter, and blocks that also depend on an image or an embedding,
-with all that follows them. Their removals are told by hash alone and meet no name in the block index.
+blocks come and go on their own), blocks of a LoRA adapter, blocks of token pairs (SGLang with EAGLE speculation), and
+blocks that also depend on an image or an embedding, with all that follows them. Their removals are told by hash alone and
+meet no name in the block index.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 import msgspec
@@ -29,7 +30,7 @@ class _Stored(msgspec.Struct, kw_only=True):
 
     block_hashes: tuple[BlockHash, ...]
     parent_block_hash: BlockHash | None
-    token_ids: tuple[int, ...]
+    token_ids: tuple[int | tuple[int, int], ...]
     block_size: int
     lora_id: int | None = None
     medium: str | None = None
@@ -79,7 +80,8 @@ class BatchDecoder:
             if stored.group_idx is not None:
                 self._skipped_groups.add(stored.group_idx)
             return False
-        return stored.lora_name is None and stored.lora_id is None
+        are_pairs = bool(stored.token_ids) and isinstance(stored.token_ids[0], tuple)
+        return stored.lora_name is None and stored.lora_id is None and not are_pairs
 
 
 def _fields(raw: Any, struct: type[msgspec.Struct]) -> dict[str, Any]:
@@ -91,12 +93,11 @@ def _translate(stored: _Stored) -> BlocksStored:
     is_first = stored.parent_block_hash is None
     salt = (stored.cache_salt or _salt(extras[:1])) if is_first else ""
     plain = _plain_blocks(extras, len(stored.block_hashes), salt)
+    token_ids = cast(tuple[int, ...], stored.token_ids)
     return BlocksStored(
         block_hashes=stored.block_hashes[:plain],
         parent_hash=stored.parent_block_hash,
-        token_ids=stored.token_ids
-        if plain == len(stored.block_hashes)
-        else stored.token_ids[: plain * stored.block_size],
+        token_ids=token_ids if plain == len(stored.block_hashes) else token_ids[: plain * stored.block_size],
         block_tokens=stored.block_size,
         medium=stored.medium or "GPU",
         cache_salt=salt,

@@ -1,26 +1,19 @@
 """vLLM: load from its metrics, cache truth from its KV events, and the fabric's urgency in its priority header."""
 
 import math
-import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
-import aiohttp
-import msgspec
 from multidict import CIMultiDict
 
-from amf.engines.engine import Capabilities, EngineInfo, EngineRequest, LoadReport, Observation
+from amf.engines.engine import Capabilities, EngineInfo, EngineRequest, LoadReport
 from amf.engines.headers import identifier
-from amf.engines.http import HttpEngine, max_model_tokens_of, models_of
+from amf.engines.http import max_model_tokens_of, models_of
 from amf.engines.kvfeed import KvSource
 from amf.engines.metrics import Sample, SampleReader
-from amf.engines.observer import Observer
-from amf.engines.options import EngineOptions
+from amf.engines.observed import ObservedEngine
 
 MAX_PRIORITY = 2**31 - 1  # urgency in ms: 24 days to either side
-
-_ANY_ADDRESS = re.compile(r"^tcp://(?:\*|0\.0\.0\.0|\[::\]|::):")
 
 _LOAD = SampleReader(
     (
@@ -41,14 +34,10 @@ def priority(urgency_s: float) -> int:
     return max(-MAX_PRIORITY, min(MAX_PRIORITY, math.floor(1000 * max(-bound_s, min(bound_s, urgency_s)))))
 
 
-class VllmEngine(HttpEngine):
+class VllmEngine(ObservedEngine):
     """One vLLM server. Satisfies `Engine`."""
 
     kind = "vllm"
-
-    def __init__(self, url: str, session: aiohttp.ClientSession, options: EngineOptions) -> None:
-        super().__init__(url, session, options)
-        self._observers: set[Observer] = set()
 
     async def probe(self) -> EngineInfo:
         """Models and limits from /v1/models; what else it tells, where it does. Raises EngineError without models."""
@@ -96,24 +85,6 @@ class VllmEngine(HttpEngine):
         told = [self._source(rank) for rank in ranks.values()] if isinstance(ranks, dict) else []
         return tuple(dict.fromkeys(source for source in told if source is not None))
 
-    async def observe(self) -> AsyncIterator[Observation]:
-        """Load and cache truth until the adapter is closed, through the engine's deaths and returns."""
-        if self._closed.is_set():
-            return
-        observer = Observer(self.load, self.kv_sources, self.options.limits)
-        self._observers.add(observer)
-        try:
-            async for observation in observer.observations():
-                yield observation
-        finally:
-            self._observers.discard(observer)
-
-    async def close(self) -> None:
-        """End all observation; what is being generated may finish. Later calls raise EngineError."""
-        await super().close()
-        for observer in tuple(self._observers):
-            observer.stop()
-
     def _attempt_headers(self, request: EngineRequest) -> CIMultiDict[str]:
         headers = super()._attempt_headers(request)
         if session_id := identifier(request.session_id):
@@ -122,20 +93,8 @@ class VllmEngine(HttpEngine):
             headers["X-Vllm-Priority"] = str(priority(request.urgency_s))
         return headers
 
-    async def _metrics(self) -> str:
-        status, page = await self.get("/metrics")
-        return page.decode("utf-8", "replace") if status == 200 else ""
-
-    async def _optional_json(self, path: str) -> Any:
-        """What an endpoint tells that older or other releases lack. Raises EngineError only if the engine is away."""
-        status, body = await self.get(path)
-        try:
-            return msgspec.json.decode(body) if status == 200 else None
-        except msgspec.DecodeError:
-            return None
-
     def _source(self, rank: Any) -> KvSource | None:
-        """One entry of /kv_event_sources, with the engine's host where it says "any address"."""
+        """One entry of /kv_event_sources."""
         if not isinstance(rank, dict) or rank.get("enable_kv_cache_events") is False:
             return None
         endpoint = self._reachable(rank.get("endpoint"))
@@ -143,12 +102,6 @@ class VllmEngine(HttpEngine):
             return None
         replay = self.options.kv_replay_endpoint or self._reachable(rank.get("replay_endpoint"))
         return KvSource(endpoint=endpoint, replay_endpoint=replay)
-
-    def _reachable(self, endpoint: Any) -> str | None:
-        if not isinstance(endpoint, str) or not endpoint.startswith(("tcp://", "ipc://")):
-            return None
-        host = urlsplit(self.url).hostname or ""
-        return _ANY_ADDRESS.sub(f"tcp://[{host}]:" if ":" in host else f"tcp://{host}:", endpoint)
 
 
 def _total(samples: list[Sample], name: str) -> int:
