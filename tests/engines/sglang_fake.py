@@ -59,7 +59,7 @@ sglang:num_running_reqs{dp_rank="1",engine_type="unified",model_name="tiny",prio
 sglang:num_running_reqs{dp_rank="0",engine_type="unified",model_name="tiny",priority="-9223372036854775808",tp_rank="0"} 2.0
 sglang:num_running_reqs{dp_rank="0",engine_type="unified",model_name="tiny",priority="7",tp_rank="0"} 1.0
 sglang:num_queue_reqs{dp_rank="0",engine_type="unified",model_name="tiny",priority="",tp_rank="0"} 2.0
-sglang:num_queue_reqs{dp_rank="0",engine_type="unified",model_name="tiny",priority="7",tp_rank="0"} 2.0
+sglang:num_queue_reqs{dp_rank="0",engine_type="unified",model_name="tiny",priority="7",tp_rank="0"} 3.0
 sglang:token_usage{dp_rank="0",engine_type="unified",model_name="tiny",tp_rank="0"} 0.5
 sglang:token_usage{dp_rank="1",engine_type="unified",model_name="tiny",tp_rank="2"} 0.25
 sglang:page_size{dp_rank="0",model_name="tiny",tp_rank="0"} 64.0

@@ -18,6 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from sglang_fake import METRICS, RANK_LOAD, FakeSglang
 
+from amf.config import ServeConfig, ServerConfig, WorkerConfig
 from amf.core.types import Tier
 from amf.engines.choose import connect
 from amf.engines.engine import (
@@ -38,6 +39,7 @@ from amf.engines.sglang import MAX_PRIORITY, SglangEngine, priority
 from amf.engines.sglang_server import SglangServer, of_ranks
 from amf.engines.vllm import VllmEngine
 from amf.gateway.link import _tier
+from amf.gateway.service import running_gateway
 
 EAGER = EngineLimits(observe_interval_s=0.02, discover_interval_s=0.1, reconnect_max_s=0.1, control_timeout_s=5.0)
 LOAD = LoadReport(running=3, waiting=2, kv_used_ratio=0.5)
@@ -550,3 +552,28 @@ async def _given(sources: tuple[KvSource, ...]) -> tuple[KvSource, ...]:
 )
 def test_sglangs_media_are_tiers(medium: str, tier: Tier) -> None:
     assert _tier(medium) is tier
+
+
+# --- through a gateway ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_gateway_drives_it(session: aiohttp.ClientSession) -> None:
+    """The engine is found out, the call with the sooner deadline has the higher priority, and a client that leaves frees it."""
+    fake = FakeSglang()
+    async with serving(fake.app()) as url:
+        server = ServerConfig(port=0, shutdown_grace_s=0.5)
+        async with running_gateway(ServeConfig(server=server, workers=(WorkerConfig(url=url, name="w0"),))) as gateway:
+            async with session.get(gateway.url + "/amf/v1/workers") as response:
+                assert '"engine":"sglang"' in (await response.text()).replace(" ", "")
+            body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+            chat = gateway.url + "/v1/chat/completions"
+            for deadline_ms in ("600000", "5000"):
+                async with session.post(chat, json=body, headers={"x-amf-deadline-ms": deadline_ms}) as response:
+                    assert response.status == 200
+            relaxed, pressed = map(json.loads, fake.bodies)
+            assert pressed["priority"] > relaxed["priority"]
+            assert {**relaxed, **body} == relaxed
+            fake.hang = True
+            async with session.post(chat, json={**body, "stream": True}) as response:
+                await response.content.readany()
+            assert await until_aborted(fake) == [{"rid": json.loads(fake.bodies[2])["rid"]}]
