@@ -291,7 +291,10 @@ async def test_an_old_server_is_asked_under_the_old_name_and_its_metrics_for_the
         assert info.capabilities == Capabilities(kv_events=True, token_hashes=True, token_prompts=True, ranks=2)
         assert await engine.kv_sources() == tuple(
             KvSource(
-                endpoint=f"tcp://127.0.0.1:{7000 + r}", replay_endpoint=f"tcp://127.0.0.1:{7100 + r}", copies=False
+                endpoint=f"tcp://127.0.0.1:{7000 + r}",
+                replay_endpoint=f"tcp://127.0.0.1:{7100 + r}",
+                copies=False,
+                siblings=True,
             )
             for r in range(2)
         )
@@ -386,7 +389,8 @@ async def test_configured_addresses_are_the_first_ranks(session: aiohttp.ClientS
     async with serving(fake.app()) as url:
         both = sglang(url, session, kv_events_endpoint="tcp://a:1", kv_replay_endpoint="tcp://a:11")
         assert await both.kv_sources() == tuple(
-            KvSource(endpoint=f"tcp://a:{1 + r}", replay_endpoint=f"tcp://a:{11 + r}", copies=False) for r in range(2)
+            KvSource(endpoint=f"tcp://a:{1 + r}", replay_endpoint=f"tcp://a:{11 + r}", copies=False, siblings=True)
+            for r in range(2)
         )
         replay = sglang(url, session, kv_replay_endpoint="tcp://a:11")
         assert [source.replay_endpoint for source in await replay.kv_sources()] == ["tcp://a:11", "tcp://a:12"]
@@ -528,7 +532,7 @@ async def test_each_rank_has_a_cache_of_its_own(session: aiohttp.ClientSession) 
     """The same block on two ranks is two copies, told twice and removed twice; on one rank it is one."""
     async with publishing() as first, publishing() as second, serving(FakeSglang().app()) as url:
         engine = sglang(url, session)
-        sources = tuple(KvSource(endpoint=each.endpoint, copies=False) for each in (first, second))
+        sources = tuple(KvSource(endpoint=each.endpoint, copies=False, siblings=True) for each in (first, second))
         engine.kv_sources = lambda: _given(sources)  # type: ignore[method-assign]
         async with aclosing(engine.observe()) as observations:
             await until(observations, LOAD)
@@ -536,7 +540,7 @@ async def test_each_rank_has_a_cache_of_its_own(session: aiohttp.ClientSession) 
                 await asyncio.wait_for(publisher.subscribed(), 10)
             await first.send(stored([1], [1, 2]), stored([1], [1, 2]))
             await until(observations, block(1))
-            await second.send(stored([1], [1, 2]), removed(1), removed(1))
+            await second.send(cleared(), stored([1], [1, 2]), removed(1), removed(1))
             assert await until(observations, BlocksRemoved(block_hashes=(1,))) == [block(1)]
             await first.send(removed(1))
             assert await until(observations, BlocksRemoved(block_hashes=(1,))) == []

@@ -59,6 +59,20 @@ def test_after_a_reset_everything_is_news() -> None:
     assert news(HeldBlocks(), stored([1]), CLEARED, stored([1]), stored([1])) == [stored([1]), CLEARED, stored([1])]
 
 
+def test_one_ranks_reset_takes_back_what_that_rank_held() -> None:
+    """Also what its engine tells when it begins, when there is nothing to take back."""
+    on_host = stored([1], medium="CPU_PINNED")
+    held = HeldBlocks(alone=False)
+    assert news(held, CLEARED, stored([1, 2]), on_host, removed(2), CLEARED, CLEARED, stored([1])) == [
+        stored([1, 2]),
+        on_host,
+        removed(2),
+        removed(1),
+        removed(1, medium="CPU_PINNED"),
+        stored([1]),
+    ]
+
+
 def test_it_is_bounded() -> None:
     held = HeldBlocks(max_blocks=2)
     assert news(held, stored([1, 2, 3]), stored([1, 2]), stored([3], 2), removed(3)) == [stored([1, 2])]

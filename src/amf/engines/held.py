@@ -4,7 +4,8 @@ SGLang's radix cache is such a set, one copy of a block in each medium. Its rele
 already (with FlexKV, of a node whenever something is fetched below it), and remove it once. The fabric counts copies, which
 is right for vLLM; what is told twice and removed once would be believed for ever. So each publisher's stream is cut down to
 what changes. It is done by publisher, since every data-parallel rank has a cache of its own: the same block on two ranks is
-two copies.
+two copies. So a rank's reset, which SGLang's ranks also tell when they begin, does not end what is believed of the others:
+it becomes the removal of what the rank held.
 """
 
 from collections.abc import Iterator
@@ -17,9 +18,11 @@ Event = BlocksStored | BlocksRemoved | CacheCleared
 
 
 class HeldBlocks:
-    """One publisher's blocks, by medium. Holds at most `max_blocks`; what would exceed them is left out."""
+    """One publisher's blocks, by medium. `alone`: it is the worker's only one. Holds at most `max_blocks`; what would exceed
+    them is left out."""
 
-    def __init__(self, max_blocks: int = 2_000_000) -> None:
+    def __init__(self, *, alone: bool = True, max_blocks: int = 2_000_000) -> None:
+        self._alone = alone
         self._max_blocks = max_blocks
         self._held: dict[str, set[int | bytes]] = {}
 
@@ -38,8 +41,11 @@ class HeldBlocks:
                 if gone:
                     yield replace(event, block_hashes=gone)
             case CacheCleared():
-                self._held.clear()
-                yield event
+                held_before, self._held = self._held, {}
+                if self._alone:
+                    yield event
+                else:
+                    yield from (BlocksRemoved(block_hashes=tuple(h), medium=m) for m, h in held_before.items() if h)
 
     def _stored(self, event: BlocksStored) -> Iterator[BlocksStored]:
         hashes = event.block_hashes

@@ -39,11 +39,13 @@ _SOCKET_OPTIONS = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KvSource:
     """Where one publisher sends (ZMQ PUB), and where it sends again (ROUTER; None: it does not). `copies`: its engine may hold
-    a block several times and tells of each copy; otherwise it holds a block or not, and may tell of it again."""
+    a block several times and tells of each copy; otherwise it holds a block or not, and may tell of it again. `siblings`: the
+    worker has other publishers, of other ranks."""
 
     endpoint: str
     replay_endpoint: str | None = None
     copies: bool = True
+    siblings: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class KvFeed:
         self._source = source
         self._replay_timeout_s = replay_timeout_s
         self._decoder = BatchDecoder()
-        self._held = None if source.copies else HeldBlocks()
+        self._held = None if source.copies else HeldBlocks(alone=not source.siblings)
         self._last: int | None = None  # the number of the last batch taken in
         self._last_digest = 0
 

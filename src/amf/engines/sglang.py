@@ -2,8 +2,8 @@
 
 SGLang takes its levers from the body, and of headers none that counts on every route. So members are put in behind the
 client's own: `priority`, `session_id` (which its KV events name) and `rid`, the request's id in the engine. By that id a
-call is aborted when its client leaves: the engine itself looks for closed connections only every few seconds, and a branch
-that is no longer wanted should free its memory now.
+call is aborted when its client leaves: where an answer is not streamed, the engine looks for closed connections only every
+few seconds, and a branch that is no longer wanted should free its memory now.
 
 A priority is a tenth of a second of urgency, and higher is served first unless the server was started otherwise. A running
 call is preempted by one whose priority is better by more than the server's threshold (10, so one second). Why the fabric
@@ -192,7 +192,12 @@ class SglangEngine(ObservedEngine):
         if not server.names_blocks:
             return ()
         sources = [(self._reachable(at), self._reachable(replay)) for at, replay in publishers]
-        return tuple(KvSource(endpoint=at, replay_endpoint=replay, copies=False) for at, replay in sources if at)
+        several = len(sources) > 1
+        return tuple(
+            KvSource(endpoint=at, replay_endpoint=replay, copies=False, siblings=several)
+            for at, replay in sources
+            if at is not None
+        )
 
 
 def _rid(request: EngineRequest) -> str:
