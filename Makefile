@@ -36,15 +36,16 @@ lint: install-dev
 bench: install-dev ## decision time and gateway overhead, as ratios; writes out/bench/*.json
 	$(BIN)/python bench/decisions.py --json out/bench/decisions.json
 	$(BIN)/python bench/overhead.py --json out/bench/overhead.json
+	$(BIN)/python bench/tokenising.py --json out/bench/tokenising.json
 	$(BIN)/python bench/simulation.py --json out/bench/simulation.json
 
 results: install ## every study into docs/results.md; TRACES=FOLDER adds recordings, RESULTS_ARGS=--resume keeps what is done
 	$(BIN)/amf experiment all --markdown docs/results.md $(if $(TRACES),--trace $(TRACES)) $(RESULTS_ARGS)
 
-engines: ## a real vLLM for CPU in an environment of its own: 3.4 GB, Linux on x86-64, Python 3.11 or 3.12
+engines: ## a real vLLM (3.4 GB, Linux on x86-64, Python 3.11 or 3.12) and llama.cpp (0.2 GB) for CPU, apart from all else
 	$(PYTHON) bench/real/install.py $(ENGINES)
 
-test-engines: install-dev engines ## the tests that need a real vLLM; it is started and stopped by them
+test-engines: install-dev engines ## the tests that need real engines; they are started and stopped by them
 	$(BIN)/pytest -m live tests/live
 
 fidelity: install-dev engines ## the simulated worker against a real vLLM; writes out/fidelity.json and docs/fidelity.md

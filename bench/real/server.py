@@ -4,29 +4,22 @@ Flags that make its behaviour repeatable, and why: `--load-format dummy` (random
 `--enforce-eager` (no graphs to compile or to pad batches for); one thread. vLLM turns asynchronous scheduling off on CPU,
 whatever is asked. `--enable-logging-iteration-details` makes it log how many tokens each iteration had and how long it took.
 VLLM_SERVER_DEV_MODE opens /pause and /resume, with which requests are queued in a known order before the first is scheduled.
-It runs at low priority, so that its answers are read as they come.
 """
 
 import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from json import dumps
 from pathlib import Path
 
+from real.process import Command, free_ports, running
 from real.tiny_model import build
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ROOT / ".venv-engines"
 MODEL_NAME = "tiny"
 CONTEXT_TOKENS = 16_384
-START_S = 240.0
-KEEPER = Path(__file__).parent / "keeper.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +70,7 @@ def vllm(setup: Setup, folder: Path) -> Iterator[Server]:
     if not program.exists():
         raise RuntimeError(f"there is no engine in {ENVIRONMENT}: run `make engines`")
     model = build(folder / "model", context_tokens=CONTEXT_TOKENS)
-    port, events, replay = _free_ports(3)
+    port, events, replay = free_ports(3)
     kv_events = f"tcp://127.0.0.1:{events}"
     publisher = {
         "enable_kv_cache_events": True,
@@ -86,28 +79,19 @@ def vllm(setup: Setup, folder: Path) -> Iterator[Server]:
         "replay_endpoint": f"tcp://*:{replay}",
     }
     arguments = [program, "serve", str(model), "--host", "127.0.0.1", "--port", str(port), *setup.flags()]
-    log = folder / f"vllm-{port}.log"
-    with log.open("wb") as out:
-        keeper = subprocess.Popen(
-            [sys.executable, KEEPER, "nice", "-n", "10", *arguments, "--kv-events-config", dumps(publisher)],
-            env=_environment(),
-            stdin=subprocess.PIPE,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        server = Server(setup=setup, url=f"http://127.0.0.1:{port}", log=log, kv_events=kv_events)
-        _wait_until_healthy(server, keeper)
-        yield server
-    finally:
-        assert keeper.stdin is not None
-        keeper.stdin.close()
-        keeper.wait()
+    command = Command(
+        name="vLLM",
+        arguments=[*arguments, "--kv-events-config", dumps(publisher)],
+        environment=_environment(),
+        url=f"http://127.0.0.1:{port}",
+        log=folder / f"vllm-{port}.log",
+    )
+    with running(command):
+        yield Server(setup=setup, url=command.url, log=command.log, kv_events=kv_events)
 
 
 def _environment() -> dict[str, str]:
-    own = {
+    return {
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": "1",
@@ -118,34 +102,3 @@ def _environment() -> dict[str, str]:
         "TRANSFORMERS_OFFLINE": "1",
         "PATH": f"{ENVIRONMENT / 'bin'}:{os.environ.get('PATH', '')}",
     }
-    foreign = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONHASHSEED")
-    return {name: value for name, value in os.environ.items() if name not in foreign} | own
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def _wait_until_healthy(server: Server, process: subprocess.Popen[bytes]) -> None:
-    give_up_at_s = time.monotonic() + START_S
-    while time.monotonic() < give_up_at_s:
-        if process.poll() is not None:
-            raise RuntimeError(f"vLLM ended with status {process.returncode}:\n{_tail(server.log)}")
-        try:
-            with closing(urllib.request.urlopen(server.url + "/health", timeout=5)):
-                return
-        except OSError:
-            time.sleep(0.25)
-    raise RuntimeError(f"vLLM did not answer within {START_S:g} s:\n{_tail(server.log)}")
-
-
-def _tail(log: Path) -> str:
-    """What it complained of, and where to read on."""
-    complaints = [line for line in log.read_text(errors="replace").splitlines() if "Error: " in line]
-    return "\n".join([*complaints[-5:], f"(its log: {log})"])

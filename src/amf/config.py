@@ -69,7 +69,7 @@ class WorkerConfig:
     name: str | None = None
     model: str | None = None
     preset: str | None = None
-    engine: Literal["auto", "vllm", "sglang", "openai"] = "auto"
+    engine: Literal["auto", "vllm", "sglang", "llamacpp", "tgi", "openai"] = "auto"
     gpu: str = "h100"
     tensor_parallel: int = 1
     weights: str = "bf16"
@@ -78,7 +78,7 @@ class WorkerConfig:
     dram_tokens: int = 0
     dram_bytes_per_s: float | None = None
     block_tokens: int | None = None
-    max_running: int = 256
+    max_running: int | None = None
     priority: bool = False
     api_key: str | None = None
     kv_events_endpoint: str | None = None

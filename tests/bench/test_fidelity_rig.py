@@ -126,6 +126,9 @@ def test_an_installation_that_stands_is_left_alone(real: ModuleType, tmp_path: P
     (tmp_path / ".installed").write_text(f"vllm {install.VLLM}, torch {install.TORCH}")
     install.install(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".installed"]
+    (tmp_path / ".installed").write_text(f"xllamacpp {install.LLAMACPP}, gguf {install.GGUF}")
+    install.install_llamacpp(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".installed"]
 
 
 def test_a_machine_that_cannot_is_told_why(real: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

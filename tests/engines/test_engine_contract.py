@@ -12,11 +12,16 @@ import aiohttp
 import pytest
 from aiohttp import web
 from engine_fakes import FakeVllm, answering, raw_server, read_request, serving, then_silent
+from fake_llamacpp import FakeLlamaCpp
+from fake_sglang import FakeSglang
+from fake_tgi import FakeTgi
 
 from amf.engines.engine import Engine, EngineError, EngineRequest
+from amf.engines.llamacpp import LlamaCppEngine
 from amf.engines.openai import OpenAIEngine
 from amf.engines.options import EngineLimits, EngineOptions
 from amf.engines.sglang import SglangEngine
+from amf.engines.tgi import TgiEngine
 from amf.engines.vllm import VllmEngine
 
 QUICK = EngineLimits(connect_timeout_s=1.0, head_timeout_s=0.3, stall_timeout_s=0.3, control_timeout_s=0.3)
@@ -27,10 +32,29 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Connect = Callable[..., Engine]
 
 
-@pytest.fixture(params=[VllmEngine, SglangEngine, OpenAIEngine])
-def connect(request: pytest.FixtureRequest, session: aiohttp.ClientSession) -> Connect:
+ADAPTERS = {  # each with a server of its kind
+    VllmEngine: FakeVllm,
+    OpenAIEngine: FakeVllm,
+    LlamaCppEngine: FakeLlamaCpp,
+    TgiEngine: FakeTgi,
+    SglangEngine: FakeSglang,
+}
+
+
+@pytest.fixture(params=ADAPTERS)
+def adapter(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def server(adapter: Any) -> Any:
+    return ADAPTERS[adapter]()
+
+
+@pytest.fixture
+def connect(adapter: Any, session: aiohttp.ClientSession) -> Connect:
     def connect(url: str, limits: EngineLimits = PATIENT, **options: Any) -> Engine:
-        return request.param(url, session, EngineOptions(limits=limits, **options))
+        return adapter(url, session, EngineOptions(limits=limits, **options))
 
     return connect
 
@@ -228,10 +252,10 @@ async def test_an_impossible_url_is_an_absent_engine(connect: Connect, url: str)
     assert not await connect(url).healthy()
 
 
-async def test_probe_finds_the_models(connect: Connect) -> None:
-    async with serving(FakeVllm().app()) as url:
+async def test_probe_finds_the_models(connect: Connect, server: Any) -> None:
+    async with serving(server.app()) as url:
         info = await connect(url + "/v1/").probe()
-    assert info.models == ("tiny",)
+    assert any("tiny" in name for name in info.models)
     assert info.max_model_tokens == 16384
 
 
@@ -342,8 +366,8 @@ async def test_a_slow_reader_is_not_a_stalled_engine(connect: Connect) -> None:
     assert received == total_bytes
 
 
-async def test_a_closed_adapter_starts_nothing_and_ends_observation(connect: Connect) -> None:
-    async with serving(FakeVllm().app()) as url:
+async def test_a_closed_adapter_starts_nothing_and_ends_observation(connect: Connect, server: Any) -> None:
+    async with serving(server.app()) as url:
         engine = connect(url)
         watching = asyncio.create_task(drain(engine))
         await asyncio.sleep(0)
@@ -355,8 +379,8 @@ async def test_a_closed_adapter_starts_nothing_and_ends_observation(connect: Con
         await asyncio.wait_for(drain(engine), 5)
 
 
-async def test_observation_can_be_cancelled(connect: Connect) -> None:
-    async with serving(FakeVllm().app()) as url:
+async def test_observation_can_be_cancelled(connect: Connect, server: Any) -> None:
+    async with serving(server.app()) as url:
         watching = asyncio.create_task(drain(connect(url)))
         await asyncio.sleep(0.05)
         watching.cancel()

@@ -9,14 +9,16 @@ from engine_fakes import serving
 
 from amf.engines.engine import Engine, EngineRequest
 from amf.engines.headers import MAX_IDENTIFIER_CHARS, identifier, response_headers
+from amf.engines.llamacpp import LlamaCppEngine
 from amf.engines.openai import OpenAIEngine
 from amf.engines.options import EngineOptions
+from amf.engines.tgi import TgiEngine
 from amf.engines.vllm import VllmEngine
 
 Connect = Callable[..., Engine]
 
 
-@pytest.fixture(params=[VllmEngine, OpenAIEngine])
+@pytest.fixture(params=[VllmEngine, OpenAIEngine, LlamaCppEngine, TgiEngine])
 def connect(request: pytest.FixtureRequest, session: aiohttp.ClientSession) -> Connect:
     return lambda url, **options: request.param(url, session, EngineOptions(**options))
 

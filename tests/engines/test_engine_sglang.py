@@ -14,9 +14,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 from engine_fakes import FakeVllm, cleared, publishing, removed, serving, stored
+from fake_sglang import METRICS, RANK_LOAD, FakeSglang
 from hypothesis import example, given
 from hypothesis import strategies as st
-from sglang_fake import METRICS, RANK_LOAD, FakeSglang
 
 from amf.config import ServeConfig, ServerConfig, WorkerConfig
 from amf.core.types import Tier
@@ -246,7 +246,8 @@ async def test_probe_tells_all_that_the_server_tells(session: aiohttp.ClientSess
             block_tokens=16,
             kv_tokens=16384,
             max_model_tokens=16384,
-            capabilities=replace(CAN, kv_events=True, token_hashes=True),
+            max_running=2048,
+            capabilities=replace(CAN, kv_events=True, token_hashes=True, attributed_events=True),
         )
         assert await engine.kv_sources() == (
             KvSource(endpoint=publisher.endpoint, replay_endpoint=publisher.replay_endpoint, copies=False),
@@ -262,6 +263,7 @@ async def test_a_server_started_with_more_tells_more(session: aiohttp.ClientSess
     fake = FakeSglang()
     fake.server_info |= {
         "attn_dp_size": 4,
+        "internal_states": [{"effective_max_running_requests_per_dp": 8}] * 4,
         "enable_lora": True,
         "enable_hierarchical_cache": True,
         "hicache_storage_backend": "file",
@@ -269,7 +271,7 @@ async def test_a_server_started_with_more_tells_more(session: aiohttp.ClientSess
         "schedule_low_priority_values_first": True,
     }
     info = await probed(session, fake)
-    assert info.kv_tokens == 4 * 16384
+    assert (info.kv_tokens, info.max_running) == (4 * 16384, 32)
     assert info.capabilities == replace(
         CAN, priority="lower-first", release=True, tiers=("dram", "disk"), lora=True, ranks=4
     )
@@ -288,6 +290,7 @@ async def test_an_old_server_is_asked_under_the_old_name_and_its_metrics_for_the
         engine = sglang(url, session)
         info = await engine.probe()
         assert (info.version, info.block_tokens, info.kv_tokens) == ("0.4.9", 16, 2 * 16384)
+        assert not info.capabilities.attributed_events
         assert info.capabilities == Capabilities(kv_events=True, token_hashes=True, token_prompts=True, ranks=2)
         assert await engine.kv_sources() == tuple(
             KvSource(
@@ -314,6 +317,35 @@ async def test_a_server_that_says_nothing_of_itself(session: aiohttp.ClientSessi
     fake.metrics = METRICS
     info = await probed(session, fake)
     assert (info.block_tokens, info.kv_tokens) == (64, 2000)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({}, None),
+        ({"max_running_requests": 64}, 64),
+        ({"max_running_requests": 64, "internal_states": [{}, 7]}, 64),
+        ({"max_running_requests": 64, "internal_states": [{"effective_max_running_requests_per_dp": 30}] * 2}, 60),
+    ],
+)
+def test_calls_at_once(told: dict[str, Any], expected: int | None) -> None:
+    assert SglangServer(told).max_running == expected
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"version": "0.5.23"}, True),
+        ({"version": "0.6.0.post1"}, True),
+        ({"version": "0.5.12"}, False),
+        ({"version": "main"}, False),
+        ({}, False),
+        ({"version": "0.5.23", "enable_session_radix_cache": True}, False),
+        ({"version": "0.5.23", "enable_flexkv": True}, False),
+    ],
+)
+def test_whose_events_name_the_call(told: dict[str, Any], expected: bool) -> None:
+    assert SglangServer(told).names_requests is expected
 
 
 @pytest.mark.parametrize("nonsense", [[], "x", {"kv_events": 7, "page_size": "auto", "max_total_num_tokens": True}])
@@ -495,7 +527,7 @@ def block(name: int, medium: str = "GPU", **more: Any) -> BlocksStored:
 @pytest.mark.parametrize("encoding", ["maps", "arrays"])
 async def test_events_in_sglangs_shapes(session: aiohttp.ClientSession, encoding: str) -> None:
     """Signed hashes, its names of media, a set that repeats itself, a first batch with any number, a reset told at once, token
-    pairs and adapters left out."""
+    pairs and adapters without a name left out."""
     reset = CacheCleared(reason="the engine reset its cache")
     async with publishing(encoding) as publisher, serving(FakeSglang(publisher).app()) as url:
         publisher.number = 2  # what the server's own warm-up took, and its replay buffer lost
@@ -505,7 +537,7 @@ async def test_events_in_sglangs_shapes(session: aiohttp.ClientSession, encoding
             await asyncio.wait_for(publisher.subscribed(), 10)
             await publisher.send(stored([-(2**63)], [1, 2]), stored([-(2**63)], [1, 2]))
             await publisher.send(stored([-(2**63)], [1, 2], medium="CPU_PINNED"), removed(-(2**63)), removed(-(2**63)))
-            await publisher.send(stored([7], [(1, 2), (2, 3)]), stored([8], [1, 2], lora_name="tuned"))
+            await publisher.send(stored([7], [(1, 2), (2, 3)]), stored([8], [1, 2], lora_id=3))
             await publisher.send(cleared())
             await publisher.send(stored([-5], [1, 2]))
             assert await until(observations, block(-5)) == [

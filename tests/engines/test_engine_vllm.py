@@ -96,7 +96,14 @@ async def test_probe_tells_all_that_the_engine_tells(session: aiohttp.ClientSess
             block_tokens=32,
             kv_tokens=524256,
             max_model_tokens=16384,
-            capabilities=Capabilities(kv_events=True, priority="lower-first", token_prompts=True, tokenize=True),
+            capabilities=Capabilities(
+                kv_events=True,
+                token_hashes=True,
+                attributed_events=True,
+                priority="lower-first",
+                token_prompts=True,
+                tokenize=True,
+            ),
         )
         assert await engine.kv_sources() == (
             KvSource(endpoint=publisher.endpoint, replay_endpoint=publisher.replay_endpoint),

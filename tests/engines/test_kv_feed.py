@@ -9,7 +9,9 @@ import msgspec
 import pytest
 from engine_fakes import KvPublisher, as_array, cleared, port_of, publishing, removed, stored
 
+from amf.engines.blockindex import BlockIndex
 from amf.engines.engine import BlocksRemoved, BlocksStored, CacheCleared
+from amf.engines.keys import namespace, root_key, token_keys
 from amf.engines.kvfeed import KvFeed, KvSource
 from amf.engines.kvwire import BatchDecoder, KvEvent, MalformedBatch
 
@@ -255,8 +257,23 @@ def test_only_full_attention_groups_are_indexed() -> None:
     ]
 
 
-def test_lora_blocks_are_left_out() -> None:
-    assert decode({**block(1), "lora_name": "l"}, as_array({**block(2), "lora_id": 3})) == []
+def test_an_adapters_blocks_are_kept_apart_by_its_name() -> None:
+    adapter = {"lora_name": "l", "lora_id": 3}
+    first, more = decode(
+        stored([1, 2], range(4), extra_keys=[["l", "salt"], ["l"]], **adapter),
+        stored([3], [4, 5], 2, extra_keys=[["l"]], **adapter),
+    )
+    assert (first.block_hashes, first.cache_salt) == ((1, 2), namespace("salt", "l"))
+    assert (more.block_hashes, more.cache_salt) == ((3,), "")
+    (plain,) = decode(stored([4], [0, 1], extra_keys=[["l"]], **adapter))
+    assert plain.cache_salt == namespace("", "l") != namespace("l", "")
+    (index, base) = (BlockIndex(), BlockIndex())
+    assert index.stored(first) == token_keys(range(4), 2, root_key(namespace("salt", "l")))
+    assert base.stored(*decode(stored([1, 2], range(4)))) == token_keys(range(4), 2)
+
+
+def test_an_adapters_blocks_without_its_name_are_left_out() -> None:
+    assert decode(as_array({**block(2), "lora_id": 3})) == []
 
 
 def test_a_chain_ends_where_an_image_begins() -> None:

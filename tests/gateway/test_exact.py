@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from gateway_kit import FakeEngine, WatchedFabric, fake_engine, gateway_of
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -74,11 +75,19 @@ async def test_a_pool_with_exact_prompts(tokenizer: str, directory: Path) -> Non
         assert list(arrived.call.prefix.ends)[:2] == [16, 32]
 
 
-async def test_an_engine_that_cannot_tokenize_is_served_in_text_mode() -> None:
+@pytest.mark.parametrize("answer", [None, {"tokens": []}, {"tokens": 7}, []])
+async def test_an_engine_that_cannot_tokenize_is_served_in_text_mode(answer: Any) -> None:
+    """No answer, or that of an engine which found no prompt in the question."""
+
     class NoTokenizer(FakeEngine):
         async def tokenize(self, request: Any) -> Any:
-            raise RuntimeError
+            if answer is None:
+                raise RuntimeError
+            return web.json_response(answer)
 
     pools = {"tiny": PoolConfig(tokenizer="engine")}
-    async with fake_engine(NoTokenizer()) as engine, gateway_of(engine, pools=pools) as (_, client):
-        assert (await client.chat("hello")).status == 200
+    fabric = WatchedFabric()
+    async with fake_engine(NoTokenizer()) as engine, gateway_of(engine, fabric=fabric, pools=pools) as (_, client):
+        assert (await client.chat("hello " * 1000)).status == 200
+    arrived = next(event for event in fabric.events if isinstance(event, CallArrived))
+    assert arrived.call.prompt_tokens > 1000

@@ -18,11 +18,15 @@ LONG = "The quick brown fox jumps over the lazy dog. " * 120
 
 
 async def start(
-    stack: AsyncExitStack, *, workers: int = 2, exact: bool = False
+    stack: AsyncExitStack, *, workers: int = 2, exact: bool = False, events: bool = False
 ) -> tuple[Gateway, Client, list[Emulator]]:
     emulators = [
         await stack.enter_async_context(
-            running(EmulatorConfig(time_scale=SCALE, kv_tokens=20_000, seed=i, kv_events_port=0 if exact else None))
+            running(
+                EmulatorConfig(
+                    time_scale=SCALE, kv_tokens=20_000, seed=i, kv_events_port=0 if exact or events else None
+                )
+            )
         )
         for i in range(workers)
     ]
@@ -55,6 +59,13 @@ async def test_counts_agree_with_the_engines_own() -> None:
             options = {"stream": True, "stream_options": {"include_usage": True}} if turn % 2 else {}
             body = request(*history, LONG + str(turn), **options)
             assert (await client.request("POST", "/v1/chat/completions", json=body)).status == 200
+        reported = await metric(client, gateway.url, "amf_drift_calls_total")
+        assert reported == 4 and await metric(client, gateway.url, "amf_believed_warm_tokens") > 1000
+        off = await metric(client, gateway.url, "amf_drift_tokens_total")
+        drift = [report["drift"] for report in gateway.fabric.worker_reports()]
+        assert off == sum(
+            each[f"{kind}_tokens"] for each in drift for kind in ("overestimated", "underestimated", "forgotten")
+        )
         totals = gateway.fabric.totals()
         prompt = sum([await metric(client, e.url, "vllm:prompt_tokens_total") for e in emulators])
         cached = sum([await metric(client, e.url, "vllm:prompt_tokens_cached_total") for e in emulators])
@@ -89,6 +100,34 @@ async def test_exact_prefixes_are_what_the_engine_holds() -> None:
         usage = json.loads(again.body)["usage"]
         warm, cached = int(again.headers["x-amf-warm-tokens"]), usage["prompt_tokens_details"]["cached_tokens"]
         assert warm % 16 == 0 and abs(warm - cached) <= 16 and cached > 1000
+
+
+@pytest.mark.parametrize("events", [True, False])
+async def test_without_a_tokenizer_evictions_by_traffic_around_the_gateway_are_seen_where_events_name_requests(
+    events: bool,
+) -> None:
+    async with AsyncExitStack() as stack:
+        gateway, client, emulators = await start(stack, workers=1, events=events)
+        seen = gateway.metrics.events
+        first = await client.request("POST", "/v1/chat/completions", json=request(LONG))
+        assert first.headers["x-amf-warm-tokens"] == "0"
+        if events:
+            await until(lambda: seen.labels("PrefixStored")._value.get() > 0)
+        again = await client.request("POST", "/v1/chat/completions", json=request(LONG))
+        cached = json.loads(again.body)["usage"]["prompt_tokens_details"]["cached_tokens"]
+        assert abs(int(again.headers["x-amf-warm-tokens"]) - cached) < 300 and cached > 1000
+        around = Client(emulators[0].url, client.session)
+        for number in range(25):  # 33,000 tokens, where 20,000 fit
+            assert (
+                await around.request("POST", "/v1/chat/completions", json=request(f"{number} {LONG}"))
+            ).status == 200
+        if events:
+            await until(lambda: seen.labels("PrefixEvicted")._value.get() > 0)
+            now_s = gateway.driver.clock.now_s() + gateway.fabric.config.event_lag_s
+            await until(lambda: gateway.driver.clock.now_s() > now_s)
+        last = await client.request("POST", "/v1/chat/completions", json=request(LONG))
+        assert json.loads(last.body)["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+        assert (int(last.headers["x-amf-warm-tokens"]) < 300) is events, "it believes in what it does not see"
 
 
 async def test_a_worker_killed_in_mid_stream_loses_only_what_had_begun() -> None:

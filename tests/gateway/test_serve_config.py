@@ -141,6 +141,17 @@ def test_beliefs_about_a_worker_come_from_config_then_probe_then_presets() -> No
     assert (small.block_tokens, small.has_kv_events, small.kv_tokens) == (16, False, 777)
 
 
+@pytest.mark.parametrize(
+    ("configured", "probed", "expected"), [(8, 4, 8), (None, 4, 4), (8, None, 8), (None, None, 256)]
+)
+def test_how_many_run_at_once_comes_from_config_then_probe(
+    configured: int | None, probed: int | None, expected: int
+) -> None:
+    told = {} if configured is None else {"max_running": configured}
+    config = config_from_dict({"worker": [{"url": "http://x", **told}]}).workers[0]
+    assert worker_of(config, "w", info("m", max_running=probed), exact=False).max_running == expected
+
+
 def test_a_worker_has_the_tier_it_is_configured_with() -> None:
     document = {
         "worker": [{"url": "http://x", "dram_tokens": 2_000_000, "dram_bytes_per_s": 25e9}, {"url": "http://y"}]

@@ -1,4 +1,4 @@
-"""Tests against a real vLLM: `make test-engines` installs it and runs them; `make test` leaves them out."""
+"""Tests against real engines: `make test-engines` installs them and runs these; `make test` leaves them out."""
 
 import sys
 from pathlib import Path

@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from amf.config import PoolConfig, ServeConfig, ServerConfig, WorkerConfig
+from amf.core.config import FabricConfig
 from amf.engines.choose import connect
 from amf.engines.engine import Engine, EngineRequest
 from amf.engines.http import open_session
@@ -171,4 +172,38 @@ async def test_the_gateway_predicts_what_the_engine_finds(server: Server) -> Non
             assert abs(warm - found) <= BLOCK, (turn, warm, found)
             messages += [told["choices"][0]["message"], {"role": "user", "content": f"next {turn}"}]
             await until(lambda: gateway.driver.open_calls() == 0)
+        gateway.fabric.check_invariants()
+
+
+async def test_text_follows_evictions_that_the_gateway_did_not_cause(server: Server, engine: VllmEngine) -> None:
+    """Text mode: events name the request that stored a block, and so what traffic around the gateway pushed out is known."""
+    config = ServeConfig(
+        server=ServerConfig(port=0),
+        workers=(WorkerConfig(url=server.url, name="w0", priority=True),),
+        fabric=FabricConfig(event_lag_s=0.2),
+    )
+    body = {"model": MODEL_NAME, "max_tokens": 20, "ignore_eos": True}
+    body["messages"] = [{"role": "user", "content": "gulopa sedi " * 120}]
+    async with running_gateway(config) as gateway, aiohttp.ClientSession() as client:
+
+        async def ask() -> tuple[int, int]:
+            async with client.post(gateway.url + "/v1/chat/completions", json=body) as response:
+                told = json.loads(await response.read())
+                assert response.status == 200, told
+            return int(response.headers["x-amf-warm-tokens"]), cached(told["usage"])
+
+        seen = gateway.metrics.events
+        assert (await ask())[0] == 0
+        await until(lambda: seen.labels("PrefixStored")._value.get() > 0)
+        for _ in range(3):  # until the length of a token is known
+            await ask()
+        await asyncio.sleep(2 * config.fabric.event_lag_s)  # what was predicted counts no more
+        warm, found = await ask()
+        assert found > 300 and abs(warm - found) < 0.1 * found + 2 * BLOCK, (warm, found)
+        for number in range(2 * SETUP.kv_blocks // 10):
+            await answer(engine, request(prompt=prompt(1_000 + number)))
+        await until(lambda: seen.labels("PrefixEvicted")._value.get() > 0)
+        await asyncio.sleep(2 * config.fabric.event_lag_s)
+        warm, found = await ask()
+        assert found == 0 and warm < 2 * BLOCK, (warm, found)
         gateway.fabric.check_invariants()

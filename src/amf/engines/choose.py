@@ -5,9 +5,11 @@ from typing import Protocol
 import aiohttp
 
 from amf.engines.engine import Engine
+from amf.engines.llamacpp import LlamaCppEngine
 from amf.engines.openai import OpenAIEngine
 from amf.engines.options import EngineKind, EngineOptions
 from amf.engines.sglang import SglangEngine
+from amf.engines.tgi import TgiEngine
 from amf.engines.vllm import VllmEngine
 
 
@@ -24,8 +26,15 @@ class _Adapter(Protocol):
     def __call__(self, url: str, session: aiohttp.ClientSession, options: EngineOptions) -> _Candidate: ...
 
 
-# In the order in which they are tried; the last takes whatever speaks the API.
-ADAPTERS: tuple[_Adapter, ...] = (VllmEngine, SglangEngine, OpenAIEngine)
+# In the order in which they are tried. TGI before all who ask for /v1/models, which its older releases lack; the last takes
+# whatever speaks the API.
+ADAPTERS: tuple[_Adapter, ...] = (
+    TgiEngine,
+    VllmEngine,
+    SglangEngine,
+    LlamaCppEngine,
+    OpenAIEngine,
+)
 
 
 async def connect(url: str, session: aiohttp.ClientSession, options: EngineOptions | None = None) -> Engine:

@@ -24,6 +24,7 @@ class Capabilities:
 
     kv_events: bool = False
     token_hashes: bool = False  # its events name the tokens of each block, so that prompts can be matched exactly
+    attributed_events: bool = False  # its events name the request that stored a block
     priority: Literal["none", "lower-first", "higher-first"] = "none"
     token_prompts: bool = False
     tokenize: bool = False
@@ -44,6 +45,7 @@ class EngineInfo:
     block_tokens: int | None = None
     kv_tokens: int | None = None
     max_model_tokens: int | None = None
+    max_running: int | None = None  # calls that it serves at once; more wait inside it, or are refused
     capabilities: Capabilities = Capabilities()
 
 
@@ -57,7 +59,7 @@ class EngineRequest:
     body: bytes
     headers: Mapping[str, str]
     urgency_s: float = 0.0
-    session_id: str = ""
+    session_id: str = ""  # what the engine is told the request belongs to, and its events name
 
 
 class Upstream(Protocol):

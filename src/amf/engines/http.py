@@ -173,6 +173,20 @@ class HttpEngine:
         except msgspec.DecodeError:
             raise EngineError(f"GET {path}: the answer is not JSON") from None
 
+    async def optional_json(self, path: str) -> Any:
+        """What an endpoint tells that other releases lack, or that a flag turns off; None if it does not. Raises EngineError
+        only if the engine is away."""
+        status, body = await self.get(path)
+        try:
+            return msgspec.json.decode(body) if status == 200 else None
+        except msgspec.DecodeError:
+            return None
+
+    async def metrics_page(self) -> str:
+        """The engine's Prometheus page, empty if it has none. Raises EngineError if the engine is away."""
+        status, page = await self.get("/metrics")
+        return page.decode("utf-8", "replace") if status == 200 else ""
+
     def _headers(self, headers: Mapping[str, str]) -> CIMultiDict[str]:
         return request_headers(headers, self.options.api_key)
 
@@ -296,6 +310,11 @@ def max_model_tokens_of(cards: tuple[dict[str, Any], ...]) -> int | None:
     """The longest prompt plus answer, where the engine's model cards tell it as vLLM and SGLang do."""
     lengths = [card["max_model_len"] for card in cards if isinstance(card.get("max_model_len"), int)]
     return max(lengths, default=None)
+
+
+def positive(value: Any) -> int | None:
+    """A count that an engine states in JSON, where it is one: a whole number above 0."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 async def _read(response: aiohttp.ClientResponse, limits: EngineLimits) -> bytes:

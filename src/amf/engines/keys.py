@@ -22,6 +22,11 @@ def root_key(cache_salt: str) -> int:
     return xxh3_64_intdigest(cache_salt.encode("utf-8", "surrogatepass")) if cache_salt else 0
 
 
+def namespace(cache_salt: str, adapter: str) -> str:
+    """The salt of what is computed with an adapter of the model: engines share its KV with nobody else's."""
+    return f"{cache_salt}\0{adapter}" if adapter else cache_salt
+
+
 def token_keys(token_ids: Sequence[int] | ndarray, block_tokens: int, parent: int = 0) -> tuple[int, ...]:
     """One key for each full block of `block_tokens` tokens, chained on from `parent`.
 

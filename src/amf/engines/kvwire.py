@@ -4,9 +4,10 @@ An event is a map with a "type" in releases from 0.24 on, and an array that begi
 unknown events and missing optional fields are normal.
 
 Left out, since a prompt's tokens do not name them: blocks of KV groups other than full attention (a sliding window's
-blocks come and go on their own), blocks of a LoRA adapter, blocks of token pairs (SGLang with EAGLE speculation), and
-blocks that also depend on an image or an embedding, with all that follows them. Their removals are told by hash alone and
-meet no name in the block index.
+blocks come and go on their own), blocks of a LoRA adapter without a name, blocks of token pairs (SGLang with EAGLE
+speculation), and blocks that also depend on an image or an embedding, with all that follows them. Their removals are told
+by hash alone and meet no name in the block index. An adapter's blocks are kept apart by its name, which is part of their
+salt as it is of a prompt's (`keys.py:namespace`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from urllib.parse import unquote
 import msgspec
 
 from amf.engines.engine import BlocksRemoved, BlocksStored, CacheCleared
+from amf.engines.keys import namespace
 
 KvEvent = BlocksStored | BlocksRemoved | CacheCleared
 BlockHash = int | bytes
@@ -81,7 +83,7 @@ class BatchDecoder:
                 self._skipped_groups.add(stored.group_idx)
             return False
         are_pairs = bool(stored.token_ids) and isinstance(stored.token_ids[0], tuple)
-        return stored.lora_name is None and stored.lora_id is None and not are_pairs
+        return (stored.lora_name is not None or stored.lora_id is None) and not are_pairs
 
 
 def _fields(raw: Any, struct: type[msgspec.Struct]) -> dict[str, Any]:
@@ -91,8 +93,9 @@ def _fields(raw: Any, struct: type[msgspec.Struct]) -> dict[str, Any]:
 def _translate(stored: _Stored) -> BlocksStored:
     extras = stored.extra_keys or []
     is_first = stored.parent_block_hash is None
-    salt = (stored.cache_salt or _salt(extras[:1])) if is_first else ""
-    plain = _plain_blocks(extras, len(stored.block_hashes), salt)
+    adapter = stored.lora_name or ""
+    salt = (stored.cache_salt or _salt(extras[:1], adapter)) if is_first else ""
+    plain = _plain_blocks(extras, len(stored.block_hashes), salt, adapter)
     token_ids = cast(tuple[int, ...], stored.token_ids)
     return BlocksStored(
         block_hashes=stored.block_hashes[:plain],
@@ -100,20 +103,21 @@ def _translate(stored: _Stored) -> BlocksStored:
         token_ids=token_ids if plain == len(stored.block_hashes) else token_ids[: plain * stored.block_size],
         block_tokens=stored.block_size,
         medium=stored.medium or "GPU",
-        cache_salt=salt,
+        cache_salt=namespace(salt, adapter) if is_first else "",
         session_id=unquote(stored.session_id or ""),
     )
 
 
-def _salt(first_block_extras: Sequence[Any]) -> str:
-    """The cache salt: the one bare string among a first block's extra keys, LoRA blocks being left out."""
-    return next((item for extra in first_block_extras for item in _items(extra) if isinstance(item, str)), "")
+def _salt(first_block_extras: Sequence[Any], adapter: str) -> str:
+    """The cache salt: the bare string among a first block's extra keys that is not the adapter's name."""
+    found = (item for extra in first_block_extras for item in _items(extra) if isinstance(item, str))
+    return next((item for item in found if item != adapter), "")
 
 
-def _plain_blocks(extras: Sequence[Any], blocks: int, salt: str) -> int:
-    """How many leading blocks depend on nothing but their tokens and, at the chain's start, the salt."""
+def _plain_blocks(extras: Sequence[Any], blocks: int, salt: str, adapter: str) -> int:
+    """How many leading blocks depend on nothing but their tokens, the adapter and, at the chain's start, the salt."""
     for position, extra in enumerate(extras[:blocks]):
-        allowed = [salt] if position == 0 and salt else []
+        allowed = [adapter, *([salt] if position == 0 and salt else [])]
         if any(item not in allowed for item in _items(extra)):
             return position
     return blocks

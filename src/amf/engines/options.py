@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-EngineKind = Literal["auto", "vllm", "sglang", "openai"]
+EngineKind = Literal["auto", "vllm", "sglang", "llamacpp", "tgi", "openai"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

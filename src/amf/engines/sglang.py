@@ -26,9 +26,9 @@ from amf.engines.headers import identifier
 from amf.engines.http import max_model_tokens_of, models_of
 from amf.engines.kvfeed import KvSource
 from amf.engines.metrics import Sample, SampleReader
-from amf.engines.observed import ObservedEngine
 from amf.engines.options import EngineOptions
 from amf.engines.sglang_server import PriorityOrder, SglangServer, of_ranks
+from amf.engines.watched import WatchedEngine
 
 STEPS_PER_S = 10
 MAX_PRIORITY = 2**31 - 1  # urgency in tenths of a second: 6 years to either side
@@ -63,7 +63,7 @@ def priority(urgency_s: float, order: PriorityOrder) -> int:
     return steps if order == "lower-first" else -steps
 
 
-class SglangEngine(ObservedEngine):
+class SglangEngine(WatchedEngine):
     """One SGLang server. Satisfies `Engine`. What it was started with is asked by `probe` and again with its event sources."""
 
     kind = "sglang"
@@ -81,7 +81,7 @@ class SglangEngine(ObservedEngine):
         self._tells_loads = True
         block_tokens, kv_tokens = server.block_tokens, server.kv_tokens
         if block_tokens is None or kv_tokens is None:
-            pages, capacity = _by_rank(_CACHE.read(await self._metrics()), *_CACHE.names)
+            pages, capacity = _by_rank(_CACHE.read(await self.metrics_page()), *_CACHE.names)
             block_tokens = block_tokens or round(max(pages, default=0)) or None
             kv_tokens = kv_tokens or round(sum(capacity)) or None
         has_events = bool(self._sources(server))
@@ -95,9 +95,11 @@ class SglangEngine(ObservedEngine):
             block_tokens=block_tokens,
             kv_tokens=kv_tokens,
             max_model_tokens=max_model_tokens_of(cards),
+            max_running=server.max_running,
             capabilities=Capabilities(
                 kv_events=has_events,
                 token_hashes=has_events,
+                attributed_events=has_events and server.names_requests,
                 priority=order,
                 token_prompts=True,
                 tokenize=await self._tokenizes(server),
@@ -111,7 +113,7 @@ class SglangEngine(ObservedEngine):
     async def recognises(self) -> bool:
         """It signs its model cards. Raises EngineError if nothing answers."""
         cards = models_of(await self.get_json("/v1/models"))
-        return any(card.get("owned_by") == "sglang" for card in cards) or "sglang:" in await self._metrics()
+        return any(card.get("owned_by") == "sglang" for card in cards) or "sglang:" in await self.metrics_page()
 
     async def load(self) -> LoadReport | None:
         """The engine's load now, summed over its data-parallel ranks; None if it does not tell. Raises EngineError."""
@@ -123,7 +125,7 @@ class SglangEngine(ObservedEngine):
             elif status != _NOT_FOUND:
                 return None
             self._tells_loads = False  # until the next probe
-        running, waiting, used = _by_rank(_LOAD.read(await self._metrics()), *_LOAD.names)
+        running, waiting, used = _by_rank(_LOAD.read(await self.metrics_page()), *_LOAD.names)
         if not running or not all(math.isfinite(value) for value in (*running, *waiting, *used)):
             return None
         return LoadReport(
@@ -155,14 +157,9 @@ class SglangEngine(ObservedEngine):
             if b'"rid"' not in request.body:  # a client's own stays
                 members["rid"] = _rid(request)
             session_id = identifier(request.session_id)
-            if session_id and self._takes_sessions and b'"session_params"' not in request.body:
+            if session_id and self._server.takes_sessions and b'"session_params"' not in request.body:
                 members["session_id"] = session_id
         return with_members(request.body, members)
-
-    @property
-    def _takes_sessions(self) -> bool:
-        """The session cache would keep in mind each session that nobody closes."""
-        return self._server.flag("enable_session_radix_cache") is not True
 
     async def _ask_server(self) -> SglangServer:
         """/server_info, under its earlier name in earlier releases. Without an answer just now, what it said before stands."""

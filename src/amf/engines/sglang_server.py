@@ -12,10 +12,12 @@ from typing import Any, Literal
 import msgspec
 
 from amf.core.types import Tier
+from amf.engines.http import positive
 
 PriorityOrder = Literal["none", "lower-first", "higher-first"]
 
 _MAX_RANKS = 1024
+_NAMES_REQUESTS = (0, 5, 23)  # the release in which it was seen; 0.5.12 does not
 _PORT = re.compile(r"^(tcp://.*:)(\d{1,5})$")
 _TOKEN_PAIRS = ("EAGLE", "NEXTN", "FROZEN_KV_MTP")  # speculation under which the cache's unit is two tokens, not one
 
@@ -34,21 +36,31 @@ class SglangServer:
     @property
     def ranks(self) -> int:
         """Data-parallel ranks, each with a cache of its own. Attention ranks were once counted as `dp_size` too."""
-        ranks = _whole(self._kv_events.get("dp_size"))
+        ranks = positive(self._kv_events.get("dp_size"))
         if ranks is None:
-            ranks = (_whole(self.told.get("dp_size")) or 1) * (_whole(self.told.get("attn_dp_size")) or 1)
+            ranks = (positive(self.told.get("dp_size")) or 1) * (positive(self.told.get("attn_dp_size")) or 1)
         return min(ranks, _MAX_RANKS)
 
     @property
     def block_tokens(self) -> int | None:
         """A page, as KV events count it."""
-        return _whole(self._kv_events.get("block_size")) or _whole(self.told.get("page_size"))
+        return positive(self._kv_events.get("block_size")) or positive(self.told.get("page_size"))
 
     @property
     def kv_tokens(self) -> int | None:
         """Of all ranks; the schedulers tell one rank's."""
-        tokens = _whole(self.told.get("max_total_num_tokens"))
+        tokens = positive(self.told.get("max_total_num_tokens"))
         return None if tokens is None else tokens * self.ranks
+
+    @property
+    def max_running(self) -> int | None:
+        """Calls that all ranks serve at once, as their schedulers took it, else as it was asked for."""
+        told = self.told.get("internal_states")
+        states = [state for state in told if isinstance(state, dict)] if isinstance(told, list) else []
+        taken = [positive(state.get("effective_max_running_requests_per_dp")) for state in states]
+        if not taken or None in taken:
+            return positive(self.told.get("max_running_requests"))
+        return sum(each or 0 for each in taken)
 
     @property
     def tiers(self) -> tuple[str, ...]:
@@ -63,6 +75,18 @@ class SglangServer:
         speculation = self.told.get("speculative_algorithm")
         in_pairs = isinstance(speculation, str) and speculation.upper().startswith(_TOKEN_PAIRS)
         return self.flag("disable_radix_cache") is not True and not in_pairs
+
+    @property
+    def takes_sessions(self) -> bool:
+        """Whether it may be told of sessions. Its session cache would keep in mind each one that nobody closes."""
+        return self.flag("enable_session_radix_cache") is not True
+
+    @property
+    def names_requests(self) -> bool:
+        """Whether its events carry the session of the call that stored a block."""
+        numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", self.version or "")
+        release = tuple(map(int, numbers.groups())) if numbers else ()
+        return self.takes_sessions and self.flag("enable_flexkv") is not True and release >= _NAMES_REQUESTS
 
     def flag(self, name: str) -> bool | None:
         """A switch among the arguments; None if not said."""
@@ -101,8 +125,8 @@ class SglangServer:
             return {}
         host, port, replay = (
             told.get("endpoint_host"),
-            _whole(told.get("endpoint_port_base")),
-            _whole(told.get("replay_endpoint_port_base")),
+            positive(told.get("endpoint_port_base")),
+            positive(told.get("replay_endpoint_port_base")),
         )
         return {
             **told,
@@ -139,8 +163,3 @@ def _of_rank(endpoint: Any, rank: int) -> str | None:
         return endpoint
     match = _PORT.match(endpoint)
     return f"{match[1]}{int(match[2]) + rank}" if match else None
-
-
-def _whole(value: Any) -> int | None:
-    """A number of things, where it is one."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

@@ -1,6 +1,7 @@
 """vLLM: load from its metrics, cache truth from its KV events, and the fabric's urgency in its priority header."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +12,11 @@ from amf.engines.headers import identifier
 from amf.engines.http import max_model_tokens_of, models_of
 from amf.engines.kvfeed import KvSource
 from amf.engines.metrics import Sample, SampleReader
-from amf.engines.observed import ObservedEngine
+from amf.engines.watched import WatchedEngine
 
 MAX_PRIORITY = 2**31 - 1  # urgency in ms: 24 days to either side
+
+_NAMES_REQUESTS = (0, 32)  # the release in which it was seen
 
 _LOAD = SampleReader(
     (
@@ -34,7 +37,7 @@ def priority(urgency_s: float) -> int:
     return max(-MAX_PRIORITY, min(MAX_PRIORITY, math.floor(1000 * max(-bound_s, min(bound_s, urgency_s)))))
 
 
-class VllmEngine(ObservedEngine):
+class VllmEngine(WatchedEngine):
     """One vLLM server. Satisfies `Engine`."""
 
     kind = "vllm"
@@ -42,17 +45,21 @@ class VllmEngine(ObservedEngine):
     async def probe(self) -> EngineInfo:
         """Models and limits from /v1/models; what else it tells, where it does. Raises EngineError without models."""
         cards = models_of(await self.get_json("/v1/models"))
-        version = await self._optional_json("/version")
-        blocks = [sample.labels for sample in _CACHE.read(await self._metrics())]
+        version = await self.optional_json("/version")
+        version = version.get("version") if isinstance(version, dict) else None
+        has_events = bool(await self.kv_sources())
+        blocks = [sample.labels for sample in _CACHE.read(await self.metrics_page())]
         return EngineInfo(
             engine="vllm",
             models=tuple(card["id"] for card in cards),
-            version=version.get("version") if isinstance(version, dict) else None,
+            version=version,
             block_tokens=_whole(blocks[0].get("block_size")) if blocks else None,
             kv_tokens=sum(map(_kv_tokens, blocks)) or None,
             max_model_tokens=max_model_tokens_of(cards),
             capabilities=Capabilities(
-                kv_events=bool(await self.kv_sources()),
+                kv_events=has_events,
+                token_hashes=has_events,
+                attributed_events=has_events and _names_requests(version),
                 priority="lower-first" if self.options.priority else "none",
                 token_prompts=True,
                 tokenize=True,
@@ -62,11 +69,11 @@ class VllmEngine(ObservedEngine):
     async def recognises(self) -> bool:
         """It signs its model cards. Raises EngineError if nothing answers."""
         cards = models_of(await self.get_json("/v1/models"))
-        return any(card.get("owned_by") == "vllm" for card in cards) or "vllm:" in await self._metrics()
+        return any(card.get("owned_by") == "vllm" for card in cards) or "vllm:" in await self.metrics_page()
 
     async def load(self) -> LoadReport | None:
         """The engine's load now, summed over its data-parallel ranks; None if it does not tell. Raises EngineError."""
-        samples = list(_LOAD.read(await self._metrics()))
+        samples = list(_LOAD.read(await self.metrics_page()))
         used = [sample.value for sample in samples if sample.name.endswith("_usage_perc")]
         if not samples or not all(math.isfinite(sample.value) for sample in samples):
             return None
@@ -81,7 +88,7 @@ class VllmEngine(ObservedEngine):
         if self.options.kv_events_endpoint is not None:
             endpoint, replay = self.options.kv_events_endpoint, self.options.kv_replay_endpoint
             return (KvSource(endpoint=endpoint, replay_endpoint=replay),)
-        ranks = await self._optional_json("/kv_event_sources")
+        ranks = await self.optional_json("/kv_event_sources")
         told = [self._source(rank) for rank in ranks.values()] if isinstance(ranks, dict) else []
         return tuple(dict.fromkeys(source for source in told if source is not None))
 
@@ -102,6 +109,12 @@ class VllmEngine(ObservedEngine):
             return None
         replay = self.options.kv_replay_endpoint or self._reachable(rank.get("replay_endpoint"))
         return KvSource(endpoint=endpoint, replay_endpoint=replay)
+
+
+def _names_requests(version: str | None) -> bool:
+    """Whether its KV events carry the X-Session-ID of the request that stored a block."""
+    numbers = re.match(r"(\d+)\.(\d+)", version or "")
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= _NAMES_REQUESTS
 
 
 def _total(samples: list[Sample], name: str) -> int:

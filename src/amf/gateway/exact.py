@@ -1,6 +1,7 @@
 """Exact prompts: the tokens the engine will see, from the model's own tokenizer or from the engine itself.
 
-Tokenising costs hundreds of times what hashing text costs, so it is chosen per pool and done off the event loop. With it,
+Tokenising costs hundreds of times what hashing text costs, so it is chosen per pool and done off the event loop; of a
+conversation that grows only what is new is tokenised (`segments.py`), where the tokenizer is here. With it,
 prefix keys equal those of the engine's KV events, and the registry holds truth instead of prediction. A prompt that cannot
 be rendered here (images, a template's own refusal) falls back to hashed text: the engine may still take it.
 """
@@ -16,6 +17,8 @@ import aiohttp
 import msgspec
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from amf.gateway.segments import Segments
 
 try:
     import tokenizers
@@ -50,7 +53,8 @@ def encoder_for(tokenizer: str, pool: str, engines: Askable) -> Encoder:
 
 
 class EngineEncoder:
-    """Asks one of the pool's engines through its /tokenize."""
+    """Asks one of the pool's engines through its /tokenize, as vLLM has it. An engine with another one finds no prompt in the
+    question and answers with no tokens, or not at all."""
 
     def __init__(self, pool: str, engines: Askable) -> None:
         self._pool = pool
@@ -75,7 +79,7 @@ class EngineEncoder:
             log.warning("tokenize failed", extra={"pool": self._pool, "reason": type(error).__name__})
             return None
         tokens = answer.get("tokens") if isinstance(answer, dict) else None
-        return tokens if isinstance(tokens, list) else None
+        return tokens if isinstance(tokens, list) and tokens else None
 
 
 class LocalEncoder:
@@ -90,6 +94,7 @@ class LocalEncoder:
         if not path.is_file():
             raise ValueError(f"{directory}: there is no tokenizer.json; give the directory of a Hugging Face model")
         self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        self._segments = Segments(self._tokenizer)
         settings = _read_json(directory / "tokenizer_config.json")
         self._special = {name: _content(settings.get(name)) for name in _SPECIAL if settings.get(name)}
         source = _template_source(directory, settings)
@@ -117,8 +122,7 @@ class LocalEncoder:
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             log.debug("chat template", extra={"reason": type(error).__name__})
             return None
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        return self._segments.ids(text)
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

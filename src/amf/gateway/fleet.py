@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from amf.config import LimitsConfig, WorkerConfig
-from amf.engines.engine import Engine
+from amf.core.types import Prefix
+from amf.engines.engine import Engine, EngineRequest
 from amf.engines.http import open_session
 from amf.gateway.driver import Driver
 from amf.gateway.link import Link, LinkStatus
@@ -86,6 +87,16 @@ class Fleet:
         """Whether the gateway logs in at this worker with a key of its own, instead of the client with his."""
         link = self._links.get(name)
         return link is not None and link.config.api_key is not None
+
+    def follow(self, name: str, request: EngineRequest, prefix: Prefix) -> EngineRequest:
+        """See `Link.follow`."""
+        link = self._links.get(name)
+        return link.follow(request, prefix) if link is not None else request
+
+    def call_read(self, name: str, request_id: str, prompt_tokens: int) -> None:
+        """See `Link.call_read`."""
+        if name in self._links:
+            self._links[name].call_read(request_id, prompt_tokens)
 
     def call_succeeded(self, name: str) -> None:
         if name in self._links:

@@ -142,7 +142,10 @@ class Forwarder:
                 engine = self._fleet.engine(order.worker)
                 if engine is None:
                     raise EngineError("the worker is no longer known")
-                async with engine.generate(self._engine_request(exchange, order)) as upstream:
+                request = self._engine_request(exchange, order)
+                if exchange.accepted.prompt_bytes:  # a prompt that is known by its text
+                    request = self._fleet.follow(order.worker, request, exchange.accepted.call.prefix)
+                async with engine.generate(request) as upstream:
                     if accepted.stream and upstream.status == 200 and _is_sse(upstream):
                         response: web.StreamResponse | None = await self._relay(exchange, upstream)
                     else:
@@ -174,9 +177,8 @@ class Forwarder:
         headers: Mapping[str, str] = exchange.request.headers
         if any(name in headers for name in dropped):
             headers = CIMultiDict([item for item in headers.items() if item[0].lower() not in dropped])
-        call_id = accepted.call.call_id
         return EngineRequest(
-            request_id=call_id if order.attempt == 1 else f"{call_id}-{order.attempt}",
+            request_id=_request_id(accepted, order),
             path=exchange.request.path,
             body=accepted.body,
             headers=headers,
@@ -283,6 +285,9 @@ class Forwarder:
             output_tokens=usage.output_tokens,
             cached_tokens=usage.cached_tokens,
         )
+        if exchange.dispatch is not None and accepted.prompt_bytes:
+            worker, request_id = exchange.dispatch.worker, _request_id(accepted, exchange.dispatch)
+            self._fleet.call_read(worker, request_id, usage.prompt_tokens)
 
     def _headers(self, exchange: _Exchange, upstream: Upstream) -> dict[str, str]:
         order, ticket, clock = exchange.dispatch, exchange.ticket, self._driver.clock
@@ -325,3 +330,9 @@ def _problem_of(refused: Refuse | None, reason: str) -> Problem:
 def _is_sse(upstream: Upstream) -> bool:
     headers: Mapping[str, str] = upstream.headers
     return headers.get("content-type", "").lower().startswith("text/event-stream")
+
+
+def _request_id(accepted: Accepted, order: Dispatch) -> str:
+    """What an engine knows an attempt by."""
+    call_id = accepted.call.call_id
+    return call_id if order.attempt == 1 else f"{call_id}-{order.attempt}"

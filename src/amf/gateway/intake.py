@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from secrets import token_hex
 
 from amf.core.types import Call, CallKind, Prefix
+from amf.engines.keys import namespace
 from amf.gateway.body import Body, outgoing, parse_body
 from amf.gateway.clock import Clock
 from amf.gateway.derive import DerivedRuns, Trail, trail
@@ -204,8 +205,7 @@ def _check_shape(inbound: Inbound, body: Body) -> None:
 def _salt(body: Body, pool: Pool) -> str:
     """What keeps equal texts apart: the client's own salt, and the name of an adapter (any other name than the pool's), whose
     KV engines do not share with the base model's."""
-    adapter = "" if body.model == pool.name else f"\0{body.model}"
-    return (body.cache_salt or "") + adapter
+    return namespace(body.cache_salt or "", "" if body.model in (None, pool.name) else body.model)
 
 
 def _chain(kind: CallKind, body: Body, salt: str) -> TextChain:

@@ -9,6 +9,7 @@ it join again, with nothing believed about its cache. The pause doubles with eve
 import asyncio
 import contextlib
 import logging
+from dataclasses import replace
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
@@ -24,7 +25,8 @@ from amf.core.events import (
     WorkerLost,
     WorkerReported,
 )
-from amf.core.types import Tier, Worker
+from amf.core.types import Prefix, Tier, Worker
+from amf.engines.attribution import Attribution
 from amf.engines.blockindex import BlockIndex
 from amf.engines.choose import connect
 from amf.engines.engine import (
@@ -34,12 +36,13 @@ from amf.engines.engine import (
     Engine,
     EngineError,
     EngineInfo,
+    EngineRequest,
     LoadReport,
     Observation,
 )
 from amf.engines.options import EngineLimits, EngineOptions
 from amf.gateway.driver import Driver
-from amf.gateway.profiles import pool_of, worker_of
+from amf.gateway.profiles import pool_of, sees_events, worker_of
 
 log = logging.getLogger("amf.fleet")
 
@@ -102,6 +105,7 @@ class Link:
         self._broken = asyncio.Event()
         self._suspended = False  # the fabric still knows it, as draining
         self._index = BlockIndex()
+        self._attribution = Attribution()
         self._task: asyncio.Task[None] | None = None
 
     def start(self, session: aiohttp.ClientSession) -> None:
@@ -176,9 +180,10 @@ class Link:
         self._failed_calls = self._failed_checks = 0
         self._broken.clear()
         self._index.clear()
+        self._attribution.clear()
         self._watcher.changed(self)
         self._driver.submit(WorkerJoined, worker=self.worker)
-        if self._suspended and self.exact:
+        if self._suspended and self.worker.has_kv_events:
             self._driver.submit(PrefixesCleared, name=self.name, reason="its events were not followed for a while")
         self._suspended = False
         if draining:
@@ -202,7 +207,8 @@ class Link:
     async def _observe(self) -> None:
         engine = self.engine
         assert engine is not None
-        if not self.exact and isinstance(engine, TellsLoad):
+        assert self.info is not None
+        if not sees_events(self.info, exact=self.exact) and isinstance(engine, TellsLoad):
             while True:
                 with contextlib.suppress(EngineError):
                     report = await engine.load()
@@ -212,23 +218,50 @@ class Link:
         async for observation in engine.observe():
             self._told(observation)
 
+    def follow(self, request: EngineRequest, prefix: Prefix) -> EngineRequest:
+        """The request as it is sent, of a prompt that is known by its text: where the engine's KV events name requests, it is
+        told this one's own id, so that its blocks can be told from others."""
+        if not self._attributes:
+            return request
+        self._attribution.sent(request.request_id, prefix.keys, prefix.ends, prefix.total_tokens)
+        return replace(request, session_id=request.request_id)
+
+    def call_read(self, request_id: str, prompt_tokens: int) -> None:
+        """The whole answer was read."""
+        if self._attributes:
+            self._stored(self._attribution.answered(request_id, prompt_tokens))
+
+    @property
+    def _attributes(self) -> bool:
+        return not self.exact and self.worker is not None and self.worker.has_kv_events
+
+    def _stored(self, keys: tuple[int, ...], medium: str = "GPU") -> None:
+        if keys:
+            self._driver.submit(PrefixStored, name=self.name, keys=keys, tier=_tier(medium))
+
+    def _evicted(self, keys: tuple[int, ...], medium: str = "GPU") -> None:
+        if keys:
+            self._driver.submit(PrefixEvicted, name=self.name, keys=keys, tier=_tier(medium))
+
     def _told(self, observation: Observation) -> None:
-        """What the engine says of itself, as events. KV events mean something only where prefixes are token hashes."""
+        """What the engine says of itself, as events. KV events mean something where prefixes are token hashes, or where they
+        name the request that stored a block."""
         match observation:
             case LoadReport(running=running, waiting=waiting, kv_used_ratio=ratio):
                 self._driver.submit(
                     WorkerReported, name=self.name, running=running, waiting=waiting, kv_used_ratio=ratio
                 )
             case BlocksStored() if self.exact:
-                keys = self._index.stored(observation)
-                if keys:
-                    self._driver.submit(PrefixStored, name=self.name, keys=keys, tier=_tier(observation.medium))
+                self._stored(self._index.stored(observation), observation.medium)
             case BlocksRemoved() if self.exact:
-                keys = self._index.removed(observation)
-                if keys:
-                    self._driver.submit(PrefixEvicted, name=self.name, keys=keys, tier=_tier(observation.medium))
+                self._evicted(self._index.removed(observation), observation.medium)
+            case BlocksStored():
+                self._stored(self._attribution.stored(observation))
+            case BlocksRemoved():
+                self._evicted(self._attribution.removed(observation))
             case CacheCleared(reason=reason):
                 self._index.clear()
+                self._attribution.clear()
                 self._driver.submit(PrefixesCleared, name=self.name, reason=reason)
 
     def _break(self, reason: str) -> None:

@@ -105,14 +105,17 @@ def _message_bytes(message: Message, *, first: bool) -> bytes:
 
 
 class BytesPerToken:
-    """The mean length of a token in one pool's prompts, learned from usage. Starts at 4 bytes; bounded to [1, 12]."""
+    """The mean length of a token in one pool's prompts, learned from usage: the mean of the first ten, exponentially weighted
+    after. Starts at 4 bytes; bounded to [1, 12]."""
 
     def __init__(self, start: float = 4.0, share: float = 0.1) -> None:
         self.value = start
         self._share = share
+        self._count = 0
 
     def learn(self, prompt_bytes: int, prompt_tokens: int) -> None:
         if prompt_bytes <= 0 or prompt_tokens <= 0:
             return
         seen = min(12.0, max(1.0, prompt_bytes / prompt_tokens))
-        self.value += self._share * (seen - self.value)
+        self._count += 1
+        self.value += max(1.0 / self._count, self._share) * (seen - self.value)

@@ -11,6 +11,7 @@ from amf.engines.engine import EngineInfo
 DEFAULT_PRESET = "llama-3.1-8b"  # an 8B dense model; what the worker is seen to do corrects it
 _FALLBACK_KV_TOKENS = 100_000
 _DEFAULT_BLOCK_TOKENS = 16
+_DEFAULT_MAX_RUNNING = 256
 
 
 def pool_of(config: WorkerConfig, name: str, info: EngineInfo) -> str:
@@ -25,9 +26,15 @@ def check_assumptions(config: WorkerConfig) -> None:
     _assumed(config, config.preset or DEFAULT_PRESET)
 
 
+def sees_events(info: EngineInfo, *, exact: bool) -> bool:
+    """Whether the engine's KV events tell what became of our prompts: their keys are token hashes (`exact`), or the events
+    name the call that stored a block."""
+    return info.capabilities.kv_events and (exact or info.capabilities.attributed_events)
+
+
 def worker_of(config: WorkerConfig, name: str, info: EngineInfo, *, exact: bool) -> Worker:
-    """The worker as configured and probed. `exact`: prefixes of its pool are token hashes, so its KV events can be matched.
-    Raises ConfigError for unknown presets, formats or a model it does not serve."""
+    """The worker as configured and probed. `exact`: see `sees_events`. Raises ConfigError for unknown presets, formats or a
+    model it does not serve."""
     pool = pool_of(config, name, info)
     model, gpu, deployment = _assumed(config, config.preset or _preset_for(pool))
     profile = worker_profile(model, gpu, deployment)
@@ -43,10 +50,10 @@ def worker_of(config: WorkerConfig, name: str, info: EngineInfo, *, exact: bool)
         profile=profile,
         kv_tokens=kv_tokens,
         block_tokens=config.block_tokens or info.block_tokens or _DEFAULT_BLOCK_TOKENS,
-        max_running=config.max_running,
+        max_running=config.max_running or info.max_running or _DEFAULT_MAX_RUNNING,
         dram_tokens=config.dram_tokens,
         restore_bytes_per_s=config.dram_bytes_per_s,
-        has_kv_events=exact and info.capabilities.kv_events,
+        has_kv_events=sees_events(info, exact=exact),
         has_priority=info.capabilities.priority != "none",
     )
 

@@ -17,6 +17,7 @@ from amf.core.policy.bundles import live_policies_named
 from amf.core.state.profiles import Profiles
 from amf.gateway.app import Surface
 from amf.gateway.auth import Keys
+from amf.gateway.belief_metrics import BeliefCollector
 from amf.gateway.clock import Clock
 from amf.gateway.control import Control
 from amf.gateway.derive import DerivedRuns
@@ -66,6 +67,7 @@ async def running_gateway(config: ServeConfig, fabric: Any = None) -> AsyncItera
     profiles = load_profiles(Path(config.profiles.path), config.fabric) if config.profiles.path is not None else None
     fabric = fabric or Fabric(config.fabric, policies, profiles)
     clock, metrics = Clock(server.time_scale), Metrics(config.slo.max_positions)
+    metrics.registry.register(BeliefCollector(fabric.worker_reports))
     pools, graphs = Pools(), Graphs()
     promises = Promises(config.slo, clock, metrics.slo, fabric.is_live, config.fabric.max_live_pipelines)
     explained = Explained(limits.explain_entries)

@@ -1,4 +1,8 @@
-"""Token counts out of an engine's answer, without re-encoding it: the usage object of a body, or of a stream's last lines."""
+"""Token counts out of an engine's answer, without re-encoding it: the usage object of a body, or of a stream's last lines.
+
+llama.cpp's server also sends `timings` with every answer, streams without `usage` included: what it computed of the prompt,
+what it found cached, what it generated. They fill in what `usage` leaves out.
+"""
 
 from collections import deque
 from dataclasses import dataclass
@@ -25,11 +29,21 @@ class _Usage(msgspec.Struct):
     prompt_tokens_details: _Details | None = None
 
 
+class _Timings(msgspec.Struct):
+    """Of the choice that ended last. Older builds leave out `cache_n`."""
+
+    cache_n: _Tokens
+    prompt_n: _Tokens
+    predicted_n: _Tokens
+
+
 class _Answer(msgspec.Struct):
     usage: _Usage | None = None
+    timings: msgspec.Raw = msgspec.Raw()  # whoever else uses the name may mean something else by it
 
 
 _decode = msgspec.json.Decoder(_Answer).decode
+_decode_timings = msgspec.json.Decoder(_Timings).decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +92,7 @@ class StreamTail:
 
     def usage(self) -> Usage | None:
         for line in reversed(self._end().split(b"\n")):
-            if line.startswith(b"data:") and b'"usage"' in line:
+            if line.startswith(b"data:") and (b'"usage"' in line or b'"timings"' in line):
                 try:
                     usage = _usage(_decode(line[5:].strip()))
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -92,14 +106,31 @@ class StreamTail:
 
 
 def _usage(answer: _Answer) -> Usage | None:
-    usage = answer.usage
+    usage, timings = answer.usage, _timings(answer)
     if usage is None or (usage.prompt_tokens is None and usage.total_tokens is None):
-        return None
+        return _usage_of_timings(timings) if timings is not None else None
     output = usage.completion_tokens or 0
     prompt = usage.prompt_tokens if usage.prompt_tokens is not None else max(0, (usage.total_tokens or 0) - output)
     cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details is not None else None
+    if cached is None and timings is not None:
+        cached = timings.cache_n
     return Usage(
         prompt_tokens=prompt,
         output_tokens=output,
         cached_tokens=None if cached is None else min(cached, prompt),
+    )
+
+
+def _timings(answer: _Answer) -> _Timings | None:
+    try:
+        return _decode_timings(answer.timings) if answer.timings else None
+    except msgspec.DecodeError:
+        return None
+
+
+def _usage_of_timings(timings: _Timings) -> Usage:
+    return Usage(
+        prompt_tokens=timings.cache_n + timings.prompt_n,
+        output_tokens=timings.predicted_n,
+        cached_tokens=timings.cache_n,
     )

@@ -33,7 +33,8 @@ SERVER_INFO: dict[str, Any] = {
     "max_total_num_tokens": 16384,
     "max_req_input_len": 16378,
     "kv_events": None,
-    "internal_states": [{"memory_usage": {"token_capacity": 16384}}],
+    "max_running_requests": None,
+    "internal_states": [{"effective_max_running_requests_per_dp": 2048, "memory_usage": {"token_capacity": 16384}}],
     "version": "0.5.23",
 }
 RANK_LOAD: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What adapters share whose engine can be asked for its load and publishes KV events over ZMQ."""
+"""What adapters have in common whose engine can be looked at: its load at an interval, and its KV events if it has any."""
 
 import re
 from abc import ABC, abstractmethod
@@ -7,7 +7,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
-import msgspec
 
 from amf.engines.engine import LoadReport, Observation
 from amf.engines.http import HttpEngine
@@ -18,8 +17,8 @@ from amf.engines.options import EngineOptions
 _ANY_ADDRESS = re.compile(r"^tcp://(?:\*|0\.0\.0\.0|\[::\]|::):")
 
 
-class ObservedEngine(HttpEngine, ABC):
-    """An adapter says where load and events are; this class looks there for as long as it is open."""
+class WatchedEngine(HttpEngine, ABC):
+    """An adapter says how its engine's load is asked and, where it has KV events, where they are."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession, options: EngineOptions) -> None:
         super().__init__(url, session, options)
@@ -27,17 +26,17 @@ class ObservedEngine(HttpEngine, ABC):
 
     @abstractmethod
     async def load(self) -> LoadReport | None:
-        """The engine's load now, summed over its data-parallel ranks; None if it does not tell. Raises EngineError."""
+        """The engine's load now; None if it does not tell. Raises EngineError."""
 
-    @abstractmethod
     async def kv_sources(self) -> tuple[KvSource, ...]:
-        """The engine's event publishers, as options say or else as it says itself. Raises EngineError if it is away."""
+        """The engine's event publishers: none, unless an adapter knows better. Raises EngineError if it is away."""
+        return ()
 
     async def observe(self) -> AsyncIterator[Observation]:
         """Load and cache truth until the adapter is closed, through the engine's deaths and returns."""
         if self._closed.is_set():
             return
-        observer = Observer(self.load, self.kv_sources, self.options.limits)
+        observer = self._observer()
         self._observers.add(observer)
         try:
             async for observation in observer.observations():
@@ -51,17 +50,8 @@ class ObservedEngine(HttpEngine, ABC):
         for observer in tuple(self._observers):
             observer.stop()
 
-    async def _metrics(self) -> str:
-        status, page = await self.get("/metrics")
-        return page.decode("utf-8", "replace") if status == 200 else ""
-
-    async def _optional_json(self, path: str) -> Any:
-        """What an endpoint tells that older or other releases lack. Raises EngineError only if the engine is away."""
-        status, body = await self.get(path)
-        try:
-            return msgspec.json.decode(body) if status == 200 else None
-        except msgspec.DecodeError:
-            return None
+    def _observer(self) -> Observer:
+        return Observer(self.load, self.kv_sources, self.options.limits)
 
     def _reachable(self, endpoint: Any) -> str | None:
         """A ZMQ address that the engine told, with the engine's host where it says "any address"."""
