@@ -317,6 +317,9 @@ async def test_a_server_that_says_nothing_of_itself(session: aiohttp.ClientSessi
     fake.metrics = METRICS
     info = await probed(session, fake)
     assert (info.block_tokens, info.kv_tokens) == (64, 2000)
+    fake.metrics = "sglang:page_size NaN\nsglang:max_total_num_tokens +Inf\n"
+    info = await probed(session, fake)
+    assert (info.block_tokens, info.kv_tokens) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,8 @@ class SglangEngine(WatchedEngine):
         block_tokens, kv_tokens = server.block_tokens, server.kv_tokens
         if block_tokens is None or kv_tokens is None:
             pages, capacity = _by_rank(_CACHE.read(await self.metrics_page()), *_CACHE.names)
-            block_tokens = block_tokens or round(max(pages, default=0)) or None
-            kv_tokens = kv_tokens or round(sum(capacity)) or None
+            block_tokens = block_tokens or _count(pages[:1])
+            kv_tokens = kv_tokens or _count(capacity)
         has_events = bool(self._sources(server))
         order = server.priority(self.options.priority)
         if order != "none" and server.objection is not None:
@@ -222,6 +222,11 @@ def _by_rank(samples: Iterable[Sample], *names: str) -> list[list[float]]:
             ranks, rank = found[sample.name], sample.labels.get("dp_rank", "")
             ranks[rank] = max(sample.value, ranks.get(rank, sample.value))
     return [list(ranks.values()) for ranks in found.values()]
+
+
+def _count(values: list[float]) -> int | None:
+    total = sum(values)
+    return round(total) if math.isfinite(total) and total >= 1 else None
 
 
 def _share(used: float, ranks: int) -> float:
