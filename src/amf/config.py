@@ -69,7 +69,7 @@ class WorkerConfig:
     name: str | None = None
     model: str | None = None
     preset: str | None = None
-    engine: Literal["auto", "vllm", "trtllm", "llamacpp", "tgi", "openai"] = "auto"
+    engine: Literal["auto", "vllm", "sglang", "trtllm", "llamacpp", "tgi", "openai"] = "auto"
     gpu: str = "h100"
     tensor_parallel: int = 1
     weights: str = "bf16"

@@ -13,12 +13,14 @@ import pytest
 from aiohttp import web
 from engine_fakes import FakeVllm, answering, raw_server, read_request, serving, then_silent
 from fake_llamacpp import FakeLlamaCpp
+from fake_sglang import FakeSglang
 from fake_tgi import FakeTgi
 
 from amf.engines.engine import Engine, EngineError, EngineRequest
 from amf.engines.llamacpp import LlamaCppEngine
 from amf.engines.openai import OpenAIEngine
 from amf.engines.options import EngineLimits, EngineOptions
+from amf.engines.sglang import SglangEngine
 from amf.engines.tgi import TgiEngine
 from amf.engines.trtllm import TrtllmEngine
 from amf.engines.vllm import VllmEngine
@@ -37,6 +39,7 @@ ADAPTERS = {  # each with a server of its kind
     OpenAIEngine: FakeVllm,
     LlamaCppEngine: FakeLlamaCpp,
     TgiEngine: FakeTgi,
+    SglangEngine: FakeSglang,
 }
 
 
@@ -69,6 +72,7 @@ async def answer(engine: Engine, request: EngineRequest) -> tuple[int, bytes]:
 
 
 async def test_json_passes_through_byte_for_byte(connect: Connect) -> None:
+    """What an adapter adds to a request's body stands behind all that the client wrote."""
     body = '{"model": "m",  "x": "é\\u0000", "n":1e3 }'.encode()
     received: list[bytes] = []
 
@@ -83,7 +87,10 @@ async def test_json_passes_through_byte_for_byte(connect: Connect) -> None:
         assert upstream.headers["x-thing"] == "1"
         assert upstream.headers["Content-Length"] == str(len(body))
         assert b"".join([chunk async for chunk in upstream.chunks()]) == body[::-1]
-    assert received == [body]
+    (sent,) = received
+    assert sent == body or (
+        sent.startswith(body[:-1].rstrip() + b",") and {**json.loads(sent), **json.loads(body)} == json.loads(sent)
+    )
 
 
 async def test_a_stream_arrives_chunk_by_chunk(connect: Connect) -> None:

@@ -8,6 +8,7 @@ from amf.engines.engine import Engine
 from amf.engines.llamacpp import LlamaCppEngine
 from amf.engines.openai import OpenAIEngine
 from amf.engines.options import EngineKind, EngineOptions
+from amf.engines.sglang import SglangEngine
 from amf.engines.tgi import TgiEngine
 from amf.engines.trtllm import TrtllmEngine
 from amf.engines.vllm import VllmEngine
@@ -31,6 +32,7 @@ class _Adapter(Protocol):
 ADAPTERS: tuple[_Adapter, ...] = (
     TgiEngine,
     VllmEngine,
+    SglangEngine,
     TrtllmEngine,
     LlamaCppEngine,
     OpenAIEngine,

@@ -54,8 +54,8 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineRequest:
-    """One attempt. `body` is forwarded byte for byte; `urgency_s` (latest start on the fabric's clock, lower
-    is sooner) becomes the engine's priority."""
+    """One attempt. `body` is forwarded byte for byte, with levers behind it where the engine takes them there; `urgency_s`
+    (latest start on the fabric's clock, lower is sooner) becomes the engine's priority."""
 
     request_id: str
     path: str  # "/v1/chat/completions"

@@ -27,7 +27,7 @@ HOP_BY_HOP = frozenset(
 )
 GATEWAY_OWN = frozenset({"host", "content-length", "accept-encoding", "expect", "cookie"})
 ENGINE_CONTROL = frozenset({"x-data-parallel-rank", "x-session-id", "x-request-id"})
-ENGINE_CONTROL_PREFIXES = ("x-vllm-", "x-dynamo-", "x-gateway-", "x-llm-d-", "x-smg-", "x-amf-")
+ENGINE_CONTROL_PREFIXES = ("x-vllm-", "x-dynamo-", "x-gateway-", "x-llm-d-", "x-smg-", "x-override-", "x-amf-")
 CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key"})
 MAX_IDENTIFIER_CHARS = 512
 

@@ -199,6 +199,9 @@ class HttpEngine:
     def _attempt_body(self, request: EngineRequest) -> bytes:
         return request.body
 
+    def left_early(self, request: EngineRequest) -> None:
+        """An attempt ended before its answer did, and its connection was closed. For engines that take their time to notice."""
+
     def check_open(self) -> None:
         """Raises EngineError once the adapter is closed."""
         if self._closed.is_set():
@@ -231,12 +234,16 @@ class _Attempt(AbstractAsyncContextManager[Upstream]):
             response = self._response = await self._send()
             if response.status < 200:
                 raise EngineError(f"the engine answered with status {response.status}")
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                self._engine.left_early(self._request)
             await self._close()
             raise
         return HttpUpstream(response, self._engine.options.limits.stall_timeout_s)
 
     async def __aexit__(self, *failure: object) -> None:
+        if self._response is not None and not self._response.content.is_eof():
+            self._engine.left_early(self._request)
         await self._close()
 
     async def _send(self) -> aiohttp.ClientResponse:

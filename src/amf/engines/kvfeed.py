@@ -19,6 +19,7 @@ import zmq.asyncio
 from xxhash import xxh3_64_intdigest
 
 from amf.engines.engine import CacheCleared
+from amf.engines.held import HeldBlocks
 from amf.engines.kvwire import BatchDecoder, KvEvent, MalformedBatch
 
 _REPLAY_END = b"\xff" * 8
@@ -37,10 +38,14 @@ _SOCKET_OPTIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KvSource:
-    """Where one publisher sends (ZMQ PUB), and where it sends again (ROUTER; None: it does not)."""
+    """Where one publisher sends (ZMQ PUB), and where it sends again (ROUTER; None: it does not). `copies`: its engine may hold
+    a block several times and tells of each copy; otherwise it holds a block or not, and may tell of it again. `siblings`: the
+    worker has other publishers, of other ranks."""
 
     endpoint: str
     replay_endpoint: str | None = None
+    copies: bool = True
+    siblings: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,7 @@ class KvFeed:
         self._source = source
         self._replay_timeout_s = replay_timeout_s
         self._decoder = BatchDecoder()
+        self._held = None if source.copies else HeldBlocks(alone=not source.siblings)
         self._last: int | None = None  # the number of the last batch taken in
         self._last_digest = 0
 
@@ -69,7 +75,8 @@ class KvFeed:
                     continue
                 for item in await self._with_missed(_Batch(int.from_bytes(frames[1], "big"), frames[2])):
                     for event in self._decode(item) if isinstance(item, _Batch) else [item]:
-                        yield event
+                        for news in (event,) if self._held is None else self._held.news(event):
+                            yield news
 
     async def _with_missed(self, batch: _Batch) -> list[_Batch | CacheCleared]:
         """The batch, after whatever must be taken in before it."""

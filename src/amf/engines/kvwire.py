@@ -4,13 +4,14 @@ An event is a map with a "type" in releases from 0.24 on, and an array that begi
 unknown events and missing optional fields are normal.
 
 Left out, since a prompt's tokens do not name them: blocks of KV groups other than full attention (a sliding window's
-blocks come and go on their own), blocks of a LoRA adapter without a name, and blocks that also depend on an image or an
-embedding, with all that follows them. Their removals are told by hash alone and meet no name in the block index. An adapter's
-blocks are kept apart by its name, which is part of their salt as it is of a prompt's (`keys.py:namespace`).
+blocks come and go on their own), blocks of a LoRA adapter without a name, blocks of token pairs (SGLang with EAGLE
+speculation), and blocks that also depend on an image or an embedding, with all that follows them. Their removals are told
+by hash alone and meet no name in the block index. An adapter's blocks are kept apart by its name, which is part of their
+salt as it is of a prompt's (`keys.py:namespace`).
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 import msgspec
@@ -31,7 +32,7 @@ class _Stored(msgspec.Struct, kw_only=True):
 
     block_hashes: tuple[BlockHash, ...]
     parent_block_hash: BlockHash | None
-    token_ids: tuple[int, ...]
+    token_ids: tuple[int | tuple[int, int], ...]
     block_size: int
     lora_id: int | None = None
     medium: str | None = None
@@ -81,7 +82,8 @@ class BatchDecoder:
             if stored.group_idx is not None:
                 self._skipped_groups.add(stored.group_idx)
             return False
-        return stored.lora_name is not None or stored.lora_id is None
+        are_pairs = bool(stored.token_ids) and isinstance(stored.token_ids[0], tuple)
+        return (stored.lora_name is not None or stored.lora_id is None) and not are_pairs
 
 
 def _fields(raw: Any, struct: type[msgspec.Struct]) -> dict[str, Any]:
@@ -94,12 +96,11 @@ def _translate(stored: _Stored) -> BlocksStored:
     adapter = stored.lora_name or ""
     salt = (stored.cache_salt or _salt(extras[:1], adapter)) if is_first else ""
     plain = _plain_blocks(extras, len(stored.block_hashes), salt, adapter)
+    token_ids = cast(tuple[int, ...], stored.token_ids)
     return BlocksStored(
         block_hashes=stored.block_hashes[:plain],
         parent_hash=stored.parent_block_hash,
-        token_ids=stored.token_ids
-        if plain == len(stored.block_hashes)
-        else stored.token_ids[: plain * stored.block_size],
+        token_ids=token_ids if plain == len(stored.block_hashes) else token_ids[: plain * stored.block_size],
         block_tokens=stored.block_size,
         medium=stored.medium or "GPU",
         cache_salt=namespace(salt, adapter) if is_first else "",

@@ -23,7 +23,8 @@ class SampleReader:
     """Finds the samples of the given metric names."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        wanted = "|".join(re.escape(name) for name in names)
+        self.names = tuple(names)
+        wanted = "|".join(re.escape(name) for name in self.names)
         self._line = re.compile(rf'^({wanted})(?:\{{((?:[^"}}]|"(?:[^"\\]|\\.)*")*)\}})?[ \t]+(\S+)', re.MULTILINE)
 
     def read(self, page: str) -> Iterator[Sample]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-EngineKind = Literal["auto", "vllm", "trtllm", "llamacpp", "tgi", "openai"]
+EngineKind = Literal["auto", "vllm", "sglang", "trtllm", "llamacpp", "tgi", "openai"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from multidict import CIMultiDict
 
@@ -16,8 +15,6 @@ from amf.engines.metrics import Sample, SampleReader
 from amf.engines.watched import WatchedEngine
 
 MAX_PRIORITY = 2**31 - 1  # urgency in ms: 24 days to either side
-
-_ANY_ADDRESS = re.compile(r"^tcp://(?:\*|0\.0\.0\.0|\[::\]|::):")
 
 _NAMES_REQUESTS = (0, 32)  # the release in which it was seen
 
@@ -107,7 +104,7 @@ class VllmEngine(WatchedEngine):
         return headers
 
     def _source(self, rank: Any) -> KvSource | None:
-        """One entry of /kv_event_sources, with the engine's host where it says "any address"."""
+        """One entry of /kv_event_sources."""
         if not isinstance(rank, dict) or rank.get("enable_kv_cache_events") is False:
             return None
         endpoint = self._reachable(rank.get("endpoint"))
@@ -115,12 +112,6 @@ class VllmEngine(WatchedEngine):
             return None
         replay = self.options.kv_replay_endpoint or self._reachable(rank.get("replay_endpoint"))
         return KvSource(endpoint=endpoint, replay_endpoint=replay)
-
-    def _reachable(self, endpoint: Any) -> str | None:
-        if not isinstance(endpoint, str) or not endpoint.startswith(("tcp://", "ipc://")):
-            return None
-        host = urlsplit(self.url).hostname or ""
-        return _ANY_ADDRESS.sub(f"tcp://[{host}]:" if ":" in host else f"tcp://{host}:", endpoint)
 
 
 def _names_requests(version: str | None) -> bool:

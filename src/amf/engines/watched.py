@@ -1,7 +1,10 @@
 """What adapters have in common whose engine can be looked at: its load at an interval, and its KV events if it has any."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -10,6 +13,8 @@ from amf.engines.http import HttpEngine
 from amf.engines.kvfeed import KvSource
 from amf.engines.observer import Observer
 from amf.engines.options import EngineOptions
+
+_ANY_ADDRESS = re.compile(r"^tcp://(?:\*|0\.0\.0\.0|\[::\]|::):")
 
 
 class WatchedEngine(HttpEngine, ABC):
@@ -47,3 +52,10 @@ class WatchedEngine(HttpEngine, ABC):
 
     def _observer(self) -> Observer:
         return Observer(self.load, self.kv_sources, self.options.limits)
+
+    def _reachable(self, endpoint: Any) -> str | None:
+        """A ZMQ address that the engine told, with the engine's host where it says "any address"."""
+        if not isinstance(endpoint, str) or not endpoint.startswith(("tcp://", "ipc://")):
+            return None
+        host = urlsplit(self.url).hostname or ""
+        return _ANY_ADDRESS.sub(f"tcp://[{host}]:" if ":" in host else f"tcp://{host}:", endpoint)

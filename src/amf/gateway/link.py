@@ -46,7 +46,14 @@ from amf.gateway.profiles import pool_of, sees_events, worker_of
 
 log = logging.getLogger("amf.fleet")
 
-_TIERS = {"GPU": Tier.HBM, "CPU": Tier.DRAM, "DISK": Tier.DISK}
+_TIERS = {  # by the names that vLLM and SGLang give their media
+    "GPU": Tier.HBM,
+    "CPU": Tier.DRAM,
+    "CPU_PINNED": Tier.DRAM,
+    "DISK": Tier.DISK,
+    "STORAGE": Tier.DISK,
+    "EXTERNAL": Tier.DISK,
+}
 
 
 class LinkStatus(StrEnum):
