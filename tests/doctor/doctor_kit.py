@@ -86,6 +86,13 @@ async def without_key(request: web.Request) -> web.Response | None:
     return None if request.headers.get("Authorization") == "Bearer sesame" else web.Response(status=401)
 
 
+async def refusing_priorities(request: web.Request) -> web.Response | None:
+    """For `instead`: what releases before vLLM 0.32 did unless they scheduled by priorities."""
+    body = json.loads(await request.read() or b"{}")
+    priority = int(request.headers.get("X-Vllm-Priority", body.get("priority") or 0))
+    return web.json_response({"error": {"message": "no priorities"}}, status=400) if priority else None
+
+
 def replacing(path: str, old: bytes, new: bytes) -> Edit:
     """Edits one path's answers; `old` must be there."""
 

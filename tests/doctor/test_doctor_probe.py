@@ -6,7 +6,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
-from doctor_kit import Instead, doctor, emulated, fabric_toml, levels, proxied, replacing
+from doctor_kit import Instead, doctor, emulated, fabric_toml, levels, proxied, refusing_priorities, replacing
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from amf.gateway.exact import LocalEncoder
@@ -49,35 +49,39 @@ async def test_a_sound_engine_with_events(tmp_path: Path) -> None:
         assert seen[check] == "ok", result.output
     assert seen["usage of streams"] == "warn"  # the emulator sends it to who asks
     assert "--enable-force-include-usage" in findings["a", "usage of streams"]["fix"]
-    assert (seen["priority"], seen["X-Vllm-Priority"]) == ("ok", "ok")
+    assert (seen["priority"], seen["X-Vllm-Priority"]) == ("skip", "skip"), "it takes any, as vLLM 0.32 does"
     assert "probe" not in seen and result.exit_code == 0
 
 
 @pytest.mark.parametrize(
-    ("scheduling", "configured", "level", "word"),
+    ("refuses", "configured", "level", "word"),
     [
-        ("fcfs", True, "fail", "--scheduling-policy priority"),
-        ("fcfs", False, "ok", ""),
-        ("priority", True, "skip", "--scheduling-policy priority"),
-        ("priority", False, "skip", ""),
+        (True, True, "fail", "--scheduling-policy priority"),
+        (True, False, "ok", ""),
+        (False, True, "skip", "--scheduling-policy priority"),
+        (False, False, "skip", ""),
     ],
 )
 async def test_priority_against_the_configuration(
-    tmp_path: Path, scheduling: str, configured: bool, level: str, word: str
+    tmp_path: Path, refuses: bool, configured: bool, level: str, word: str
 ) -> None:
-    """The emulator refuses priorities under fcfs, as older releases do. Who takes them need not schedule by them."""
-    async with emulated(scheduling=scheduling) as emulator:
-        config = fabric_toml(tmp_path, {"url": emulator.url, "name": "a", "priority": configured})
+    """Older releases refuse priorities that they do not schedule by. Who takes them need not schedule by them."""
+    async with emulated() as emulator, proxied(emulator.url, instead=refusing_priorities if refuses else None) as url:
+        config = fabric_toml(tmp_path, {"url": url, "name": "a", "priority": configured})
         result, findings = await doctor("-c", config, "--probe", folder=tmp_path)
     assert findings["a", "priority"]["level"] == level
     assert word in findings["a", "priority"]["fix"]
     assert result.exit_code == (level == "fail")
-    assert findings["a", "X-Vllm-Priority"]["level"] == ("ok" if scheduling == "fcfs" else "skip")
+    assert findings["a", "X-Vllm-Priority"]["level"] == ("ok" if refuses else "skip")
 
 
 async def test_headers_that_are_stripped(tmp_path: Path) -> None:
     stripped = ("x-vllm-priority", "x-session-id", "x-request-id")
-    async with emulated(kv_events_port=0) as emulator, proxied(emulator.url, drops=stripped) as url:
+    async with (
+        emulated(kv_events_port=0) as emulator,
+        proxied(emulator.url, instead=refusing_priorities) as old_release,
+        proxied(old_release, drops=stripped) as url,
+    ):
         result, findings = await doctor("--worker", url, "--probe", folder=tmp_path)
     assert result.exit_code == 1
     seen = levels(findings, url.removeprefix("http://"))

@@ -184,6 +184,18 @@ async def test_tokens_due_together_travel_together():
     assert sum(len(chunk["choices"][0]["delta"].get("content", "")) for chunk in chunks) == 8000
 
 
+async def test_without_priority_scheduling_a_priority_counts_for_nothing_and_what_is_none_never_does():
+    """As vLLM 0.32 was seen to do."""
+    async with served() as (emulator, client):
+        for body, headers in (
+            ({"priority": 5}, {}),
+            ({}, {"X-Vllm-Priority": "-7"}),
+            ({}, {"X-Vllm-Priority": "soon"}),
+        ):
+            await post(client, "/v1/completions", {"prompt": "x", "max_tokens": 1, **body}, **headers)
+        assert emulator.worker.stats.finished == 3
+
+
 async def test_priority_decides_who_runs_next_on_a_full_worker():
     asked: list[tuple[str, int, dict[str, str]]] = [
         ("late", 9, {}),

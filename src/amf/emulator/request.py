@@ -23,12 +23,13 @@ def check_model(emulator: Emulator, model: str | None) -> None:
 
 
 def read_levers(request: web.Request, emulator: Emulator, body: ModelBody) -> Levers:
-    """Headers win over the body. Raises ApiError (400) where the engine would."""
-    priority = _whole(request, "X-Vllm-Priority")
+    """Headers win over the body. A priority that is no number is as none, and without --scheduling-policy priority it counts
+    for nothing, as in vLLM 0.32. Raises ApiError (400) where the engine would."""
+    priority = _priority(request.headers.get("X-Vllm-Priority"))
     if priority is None:
         priority = body.priority or 0
-    if priority and emulator.config.scheduling != "priority":
-        raise ApiError(400, f"got priority {priority}, but --scheduling-policy is not priority", param="priority")
+    if emulator.config.scheduling != "priority":
+        priority = 0
     salt = body.cache_salt
     if salt is not None and not 0 < len(salt) <= MAX_SALT_CHARACTERS:
         raise ApiError(400, f"cache_salt must have 1 to {MAX_SALT_CHARACTERS} characters", param="cache_salt")
@@ -111,6 +112,13 @@ def _from_ids(ids: Any, param: str) -> bytes:
         return from_ids(ids)
     except ValueError as error:
         raise ApiError(400, str(error), param=param) from error
+
+
+def _priority(text: str | None) -> int | None:
+    try:
+        return None if text is None else int(text)
+    except ValueError:
+        return None
 
 
 def _whole(request: web.Request, header: str) -> int | None:
