@@ -5,7 +5,7 @@ from math import exp, log, sqrt
 import pytest
 
 from amf.experiment.crossing import crossing
-from amf.experiment.goals import judge
+from amf.experiment.goals import judge, others
 from amf.experiment.study import Gain, Limit, Points, Reaches
 
 SEEDS = (7, 8)
@@ -53,6 +53,17 @@ def test_only_the_named_rivals_count():
     assert gain(reports)["rival"] == "other"
     judged = gain(reports, rivals=("rule",))
     assert (judged["rival"], judged["value"], judged["met"]) == ("rule", pytest.approx(2.0), True)
+
+
+def test_the_fabric_in_another_form_is_no_rival_where_there_are_real_ones():
+    reports = [
+        {**each, "policy": each["policy"].replace("better", "fabric-hard")}
+        for each in runs(fabric=(2.0, 2.0), other=(4.0, 4.0), better=(1.0, 1.0))
+    ]
+    assert gain(reports)["rival"] == "other"
+    assert others("fabric", reports) == ["other"]
+    own = [each for each in reports if each["policy"] != "other"]
+    assert others("fabric", own) == ["fabric-hard"], "there is nobody else"
 
 
 def test_a_setting_may_be_held_against_another():

@@ -17,7 +17,7 @@ from statistics import fmean, geometric_mean
 from typing import Any
 
 from amf.experiment.crossing import crossing
-from amf.experiment.study import Gain, Goal, Limit, Points, Reaches
+from amf.experiment.study import OURS, Gain, Goal, Limit, Points, Reaches
 from amf.sim.paired import Comparison, compared, interval, least, rivals_of, strongest, verdict_on
 from amf.sim.report import Report
 
@@ -47,6 +47,13 @@ def figure_of(row: Mapping[str, Any], figure: str) -> float | None:
     return None if value is None else float(value)
 
 
+def others(policy: str, reports: Sequence[Report]) -> list[str]:
+    """Who is compared with `policy` if nobody is named: its rivals, but not the fabric in another form (`fabric-hard`, "fabric,
+    no refusals") where there are real ones."""
+    rivals = rivals_of(policy, reports)
+    return [rival for rival in rivals if not rival.startswith(OURS)] or rivals
+
+
 def _gain(goal: Gain, reports: Reports) -> Judged:
     ours = [report for report in reports[goal.setting] if report["policy"] == goal.policy]
     if goal.than:
@@ -54,7 +61,7 @@ def _gain(goal: Gain, reports: Reports) -> Judged:
         wanted = [f"{rival}, {goal.than}" for rival in goal.rivals]
     else:
         theirs, wanted = [report for report in reports[goal.setting] if report["policy"] != goal.policy], [*goal.rivals]
-    rivals = wanted or rivals_of(goal.policy, theirs)
+    rivals = wanted or others(goal.policy, theirs)
     return _compared(goal, strongest(goal.figure, [*ours, *theirs], goal.policy, rivals))
 
 
@@ -75,9 +82,9 @@ def _limit(goal: Limit, reports: Reports) -> Judged:
 
 def _points(goal: Points, reports: Reports) -> Judged:
     here = reports[goal.setting]
-    others = goal.rivals or rivals_of(goal.policy, here)
+    rivals = goal.rivals or others(goal.policy, here)
     ours = _values(goal.figure, goal.policy, here)
-    known = {rival: values for rival in others if (values := _values(goal.figure, rival, here)) is not None}
+    known = {rival: values for rival in rivals if (values := _values(goal.figure, rival, here)) is not None}
     if ours is None or not known:
         return _judged(goal, None, None, at_least=goal.at_least)
     best = max(known, key=lambda rival: fmean(known[rival]))

@@ -4,8 +4,8 @@
 
 `rows` are means over the seeds, one for each setting (or average of settings) and variant: the fields of a report, with
 `setting`, `x`, `series` and `seeds`. `comparisons`: the fabric against the strongest other, figure by figure, in each setting
-that has both. The document depends on the study and its seeds alone; only where the study says it is `measured` do rows carry
-what the machine took.
+that has both; the fabric in another form is no other where there are real ones. The document depends on the study and its
+seeds alone; only where the study says it is `measured` do rows carry what the machine took.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from amf import __version__
-from amf.experiment.goals import judge
+from amf.experiment.goals import judge, others
 from amf.experiment.kept import run_file
 from amf.experiment.study import OURS, Average, Options, Setting, Study
 from amf.sim.paired import comparisons, means, together
@@ -83,7 +83,7 @@ def document(study: Study, options: Options, reports: dict[str, list[Report]]) -
             {"setting": label, **each.to_dict()}
             for label, here in every.items()
             if OURS in {report["policy"] for report in here}
-            for each in comparisons(here, OURS)
+            for each in comparisons([each for each in here if each["policy"] in {OURS, *others(OURS, here)}], OURS)
         ],
         "notes": [*study.notes, *(goal["note"] for goal in goals if goal["note"]), *_notes(reports)],
     }
