@@ -132,7 +132,8 @@ class FakeSglang:
     async def _say(self, value: Any) -> web.Response:
         if value is None or isinstance(value, int):
             return web.Response(status=value or 404)
-        return web.Response(body=json.dumps(value).encode(), content_type="application/json")
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
+        return web.Response(body=body, content_type="application/json")
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         self.bodies.append(await request.read())

@@ -450,6 +450,7 @@ def test_an_address_without_a_port_serves_one_rank() -> None:
         ),
         ({"loads": []}, METRICS, None),
         ({"loads": [{"num_running_reqs": "many"}]}, METRICS, LoadReport(running=4, waiting=2, kv_used_ratio=0.375)),
+        (b'{"x":' + b"[" * 100_000, METRICS, LoadReport(running=4, waiting=2, kv_used_ratio=0.375)),
         (None, METRICS, LoadReport(running=4, waiting=2, kv_used_ratio=0.375)),
         (None, "sglang:num_running_reqs 1\n", LoadReport(running=1, waiting=0, kv_used_ratio=0.0)),
         (None, "sglang:num_running_reqs NaN\n", None),

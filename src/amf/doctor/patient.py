@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -14,12 +13,13 @@ from amf.config import PoolConfig, WorkerConfig
 from amf.engines.choose import connect
 from amf.engines.engine import Engine, EngineError, EngineInfo, EngineRequest
 from amf.engines.headers import request_headers
-from amf.engines.http import fault
-from amf.engines.options import EngineLimits, EngineOptions
+from amf.engines.http import decoded, fault
+from amf.engines.options import EngineLimits
+from amf.gateway.profiles import DEFAULT_BLOCK_TOKENS, name_of, options_of
 
-DEFAULT_BLOCK_TOKENS = 16  # where the engine does not say
 ANSWER_S = 60.0  # for a tiny completion, queueing in a busy engine included
 CONTROL_S = 10.0  # for any other question
+_LIMITS = EngineLimits(head_timeout_s=ANSWER_S, stall_timeout_s=ANSWER_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Patient:
 
     @property
     def name(self) -> str:
-        return self.config.name or urlsplit(self.config.url).netloc or self.config.url
+        return name_of(self.config)
 
     @property
     def url(self) -> str:
@@ -73,7 +73,7 @@ class Patient:
 
     async def meet(self) -> None:
         """Find its adapter and ask it what it is. Raises EngineError."""
-        self.engine = await connect(self.config.url, self.session, _options(self.config))
+        self.engine = await connect(self.config.url, self.session, options_of(self.config, _LIMITS))
         self.info = await self.engine.probe()
 
     async def ask(
@@ -115,21 +115,3 @@ async def ask(session: aiohttp.ClientSession, method: str, url: str, limit_s: fl
         raise EngineError(f"no answer within {limit_s:g} s") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise EngineError(fault(error)) from None
-
-
-def decoded(body: bytes) -> Any:
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-
-
-def _options(config: WorkerConfig) -> EngineOptions:
-    return EngineOptions(
-        kind=config.engine,
-        priority=config.priority,
-        api_key=config.api_key,
-        kv_events_endpoint=config.kv_events_endpoint,
-        kv_replay_endpoint=config.kv_replay_endpoint,
-        limits=EngineLimits(head_timeout_s=ANSWER_S, stall_timeout_s=ANSWER_S),
-    )

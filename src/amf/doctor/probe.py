@@ -11,9 +11,10 @@ import msgspec
 from amf.doctor.events import heard_of, listening, names_tokens, sources_of
 from amf.doctor.findings import Finding, fail, ok, skip, warn
 from amf.doctor.hashes import tokens_of
-from amf.doctor.patient import Patient, Reply, decoded
+from amf.doctor.patient import Patient, Reply
 from amf.doctor.vllm import PRIORITY_FLAG, scheduling_policy
 from amf.engines.engine import BlocksStored, EngineError
+from amf.engines.http import decoded
 from amf.gateway.exact import LocalEncoder
 from amf.gateway.usage import StreamTail, Usage, usage_of
 

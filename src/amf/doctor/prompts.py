@@ -9,8 +9,8 @@ from typing import Any
 
 from amf.doctor.breaks import BYTES_PER_TOKEN, Break, Survey, survey
 from amf.doctor.findings import Finding, fail, ok, warn
-from amf.doctor.patient import decoded
 from amf.doctor.volatile import BILLING
+from amf.engines.http import decoded
 
 _FAIL_SHARE = 0.1  # of all prompt bytes, computed again for want of a stable prefix
 _SHOWN = 3

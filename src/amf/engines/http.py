@@ -178,10 +178,7 @@ class HttpEngine:
         """What an endpoint tells that other releases lack, or that a flag turns off; None if it does not. Raises EngineError
         only if the engine is away."""
         status, body = await self.get(path)
-        try:
-            return msgspec.json.decode(body) if status == 200 else None
-        except NOT_JSON:
-            return None
+        return decoded(body) if status == 200 else None
 
     async def metrics_page(self) -> str:
         """The engine's Prometheus page, empty if it has none. Raises EngineError if the engine is away."""
@@ -297,11 +294,23 @@ def fault(error: BaseException) -> str:
             return f"the connection to the engine failed ({type(error).__name__})"
 
 
+def decoded(body: bytes) -> Any:
+    """The JSON value; None where it is none."""
+    try:
+        return msgspec.json.decode(body)
+    except NOT_JSON:
+        return None
+
+
+def cards_of(listing: Any) -> list[dict[str, Any]]:
+    """The cards of a /v1/models answer, with or without a name."""
+    data = listing.get("data") if isinstance(listing, dict) else None
+    return [card for card in data if isinstance(card, dict)] if isinstance(data, list) else []
+
+
 def models_of(listing: Any) -> tuple[dict[str, Any], ...]:
     """The model cards of a /v1/models answer. Raises EngineError if there is none."""
-    data = listing.get("data") if isinstance(listing, dict) else None
-    cards = [card for card in data if isinstance(card, dict)] if isinstance(data, list) else []
-    named = tuple(card for card in cards if isinstance(card.get("id"), str))
+    named = tuple(card for card in cards_of(listing) if isinstance(card.get("id"), str))
     if not named:
         raise EngineError("GET /v1/models: the engine names no model")
     return named

@@ -15,8 +15,8 @@ import math
 from typing import Any
 
 from amf.engines.engine import Capabilities, EngineInfo, LoadReport
-from amf.engines.http import models_of, positive
-from amf.engines.metrics import SampleReader
+from amf.engines.http import cards_of, models_of, positive
+from amf.engines.metrics import SampleReader, ratio
 from amf.engines.watched import WatchedEngine
 
 _RUNNING, _WAITING = "llamacpp:requests_processing", "llamacpp:requests_deferred"
@@ -31,7 +31,7 @@ class LlamaCppEngine(WatchedEngine):
 
     async def recognises(self) -> bool:
         """It signs its model cards; where a proxy signs them, /props counts slots. Raises EngineError if nothing answers."""
-        cards = _cards(await self.optional_json("/v1/models"))
+        cards = cards_of(await self.optional_json("/v1/models"))
         return any(card.get("owned_by") == "llamacpp" for card in cards) or _slot_count(await self._props()) is not None
 
     async def probe(self) -> EngineInfo:
@@ -67,7 +67,7 @@ class LlamaCppEngine(WatchedEngine):
         return LoadReport(
             running=round(told.get(_RUNNING, len(busy))),
             waiting=round(told.get(_WAITING, 0)),
-            kv_used_ratio=min(1.0, max(0.0, used)),
+            kv_used_ratio=ratio(used),
         )
 
     async def _props(self) -> dict[str, Any]:
@@ -78,11 +78,6 @@ class LlamaCppEngine(WatchedEngine):
         """What /slots says of each, unless `--no-slots` closes it."""
         slots = await self.optional_json("/slots")
         return [slot for slot in slots if isinstance(slot, dict)] if isinstance(slots, list) else []
-
-
-def _cards(listing: Any) -> list[dict[str, Any]]:
-    data = listing.get("data") if isinstance(listing, dict) else None
-    return [card for card in data if isinstance(card, dict)] if isinstance(data, list) else []
 
 
 def _names(card: dict[str, Any]) -> list[str]:

@@ -40,3 +40,8 @@ class SampleReader:
 
 def _unescape(text: str) -> str:
     return _ESCAPE.sub(lambda match: "\n" if match[1] == "n" else match[1], text) if "\\" in text else text
+
+
+def ratio(value: float) -> float:
+    """A share that an engine states, kept between 0 and 1."""
+    return min(1.0, max(0.0, value))

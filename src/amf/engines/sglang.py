@@ -23,15 +23,16 @@ import msgspec
 from amf.engines.body import with_members
 from amf.engines.engine import Capabilities, EngineError, EngineInfo, EngineRequest, LoadReport
 from amf.engines.headers import identifier
-from amf.engines.http import max_model_tokens_of, models_of
+from amf.engines.http import NOT_JSON, max_model_tokens_of, models_of
 from amf.engines.kvfeed import KvSource
-from amf.engines.metrics import Sample, SampleReader
+from amf.engines.metrics import Sample, SampleReader, ratio
 from amf.engines.options import EngineOptions
 from amf.engines.sglang_server import PriorityOrder, SglangServer, of_ranks
+from amf.engines.urgency import MAX_STEPS, steps
 from amf.engines.watched import WatchedEngine
 
 STEPS_PER_S = 10
-MAX_PRIORITY = 2**31 - 1  # urgency in tenths of a second: 6 years to either side
+MAX_PRIORITY = MAX_STEPS  # urgency in tenths of a second: 6 years to either side
 
 _GENERATES = ("/v1/chat/completions", "/v1/completions")
 _TAKES_PRIORITY = (*_GENERATES, "/v1/embeddings")
@@ -58,9 +59,8 @@ _decode_loads = msgspec.json.Decoder(_Loads).decode
 
 def priority(urgency_s: float, order: PriorityOrder) -> int:
     """SGLang's priority of an urgency in seconds, lower first: its tenths, bounded, NaN last."""
-    bound_s = MAX_PRIORITY / STEPS_PER_S
-    steps = math.floor(STEPS_PER_S * max(-bound_s, min(bound_s, math.inf if math.isnan(urgency_s) else urgency_s)))
-    return steps if order == "lower-first" else -steps
+    tenths = steps(urgency_s, STEPS_PER_S)
+    return tenths if order == "lower-first" else -tenths
 
 
 class SglangEngine(WatchedEngine):
@@ -120,7 +120,7 @@ class SglangEngine(WatchedEngine):
         if self._tells_loads:
             status, body = await self.get("/v1/loads?include=core")
             if status == 200:
-                with contextlib.suppress(msgspec.DecodeError):
+                with contextlib.suppress(*NOT_JSON):
                     return _report(_decode_loads(body).loads)
             elif status != _NOT_FOUND:
                 return None
@@ -166,7 +166,7 @@ class SglangEngine(WatchedEngine):
         for path in ("/server_info", "/get_server_info"):
             status, body = await self.get(path)
             if status == 200:
-                with contextlib.suppress(msgspec.DecodeError):
+                with contextlib.suppress(*NOT_JSON):
                     self._server = SglangServer(msgspec.json.decode(body, type=dict[str, Any]))
             if status != _NOT_FOUND:
                 return self._server
@@ -230,4 +230,4 @@ def _count(values: list[float]) -> int | None:
 
 
 def _share(used: float, ranks: int) -> float:
-    return min(1.0, max(0.0, used / ranks)) if ranks else 0.0
+    return ratio(used / ranks) if ranks else 0.0

@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import msgspec
-
 from amf.core.types import Tier
-from amf.engines.http import positive
+from amf.engines.http import decoded, positive
 
 PriorityOrder = Literal["none", "lower-first", "higher-first"]
 
@@ -140,10 +138,7 @@ class SglangServer:
         argument = self.told.get("kv_events_config")
         if "kv_events" in self.told or not isinstance(argument, str):
             return {}
-        try:
-            config = msgspec.json.decode(argument)
-        except msgspec.DecodeError:
-            return {}
+        config = decoded(argument.encode("utf-8", "surrogatepass"))
         return {"endpoint": "tcp://*:5557", **config} if isinstance(config, dict) else {}
 
 

@@ -11,7 +11,7 @@ import aiohttp
 
 from amf.engines.engine import Capabilities, EngineError, EngineInfo, EngineRequest, LoadReport
 from amf.engines.http import models_of, positive
-from amf.engines.metrics import SampleReader
+from amf.engines.metrics import SampleReader, ratio
 from amf.engines.watched import WatchedEngine
 
 _FAILED_GENERATION = 424  # its own status for a fault of its model server; the request may be as good as any
@@ -60,7 +60,7 @@ class TgiEngine(WatchedEngine):
         return LoadReport(
             running=round(told.get(_RUNNING, 0.0)),
             waiting=round(told.get(_QUEUED, 0.0)),
-            kv_used_ratio=min(1.0, max(0.0, used)),
+            kv_used_ratio=ratio(used),
         )
 
     async def send(self, session: aiohttp.ClientSession, request: EngineRequest) -> aiohttp.ClientResponse:

@@ -10,7 +10,7 @@ import msgspec
 
 from amf.engines.engine import LoadReport
 from amf.engines.http import NOT_JSON
-from amf.engines.metrics import SampleReader
+from amf.engines.metrics import SampleReader, ratio
 
 _RUNNING, _WAITING, _USED = "trtllm_num_requests_running", "trtllm_num_requests_waiting", "trtllm_kv_cache_utilization"
 _PAGE = SampleReader((_RUNNING, _WAITING, _USED))
@@ -35,7 +35,7 @@ class Iteration(msgspec.Struct, kw_only=True, rename="camel"):
         return LoadReport(
             running=max(0, self.num_active_requests),
             waiting=max(0, self.num_queued_requests),
-            kv_used_ratio=_ratio(blocks.used_num_blocks / blocks.max_num_blocks if blocks.max_num_blocks else 0.0),
+            kv_used_ratio=ratio(blocks.used_num_blocks / blocks.max_num_blocks if blocks.max_num_blocks else 0.0),
         )
 
 
@@ -61,9 +61,5 @@ def page_load(page: str) -> LoadReport | None:
     return LoadReport(
         running=round(sum(values[_RUNNING])),
         waiting=round(sum(values.get(_WAITING, ()))),
-        kv_used_ratio=_ratio(sum(used) / len(used)),
+        kv_used_ratio=ratio(sum(used) / len(used)),
     )
-
-
-def _ratio(value: float) -> float:
-    return min(1.0, max(0.0, value))

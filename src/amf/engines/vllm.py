@@ -11,10 +11,11 @@ from amf.engines.engine import Capabilities, EngineInfo, EngineRequest, LoadRepo
 from amf.engines.headers import identifier
 from amf.engines.http import max_model_tokens_of, models_of, roots_of
 from amf.engines.kvfeed import KvSource
-from amf.engines.metrics import Sample, SampleReader
+from amf.engines.metrics import Sample, SampleReader, ratio
+from amf.engines.urgency import MAX_STEPS, steps
 from amf.engines.watched import WatchedEngine
 
-MAX_PRIORITY = 2**31 - 1  # urgency in ms: 24 days to either side
+MAX_PRIORITY = MAX_STEPS  # urgency in ms: 24 days to either side
 
 _NAMES_REQUESTS = (0, 32)  # the release in which it was seen
 
@@ -31,10 +32,7 @@ _CACHE = SampleReader(("vllm:cache_config_info",))
 
 def priority(urgency_s: float) -> int:
     """vLLM's priority, lower first, of an urgency in seconds, lower first too: milliseconds, bounded, NaN last."""
-    if math.isnan(urgency_s):
-        return MAX_PRIORITY
-    bound_s = MAX_PRIORITY / 1000
-    return max(-MAX_PRIORITY, min(MAX_PRIORITY, math.floor(1000 * max(-bound_s, min(bound_s, urgency_s)))))
+    return steps(urgency_s, 1000)
 
 
 class VllmEngine(WatchedEngine):
@@ -83,7 +81,7 @@ class VllmEngine(WatchedEngine):
         return LoadReport(
             running=_total(samples, "vllm:num_requests_running"),
             waiting=_total(samples, "vllm:num_requests_waiting"),
-            kv_used_ratio=min(1.0, max(0.0, sum(used) / len(used))) if used else 0.0,
+            kv_used_ratio=ratio(sum(used) / len(used)) if used else 0.0,
         )
 
     async def kv_sources(self) -> tuple[KvSource, ...]:

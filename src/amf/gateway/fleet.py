@@ -3,7 +3,6 @@
 import asyncio
 from dataclasses import asdict, replace
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -16,7 +15,7 @@ from amf.gateway.link import Link, LinkStatus
 from amf.gateway.metrics import Metrics
 from amf.gateway.pools import Pools
 from amf.gateway.problem import Problem
-from amf.gateway.profiles import check_assumptions
+from amf.gateway.profiles import check_assumptions, name_of
 
 
 class Fleet:
@@ -49,7 +48,7 @@ class Fleet:
         """Take in a worker and look at it once; one that does not answer yet joins when it does. Raises Problem (409) if its
         name is taken, ConfigError for hardware nobody has heard of."""
         check_assumptions(config)
-        name = config.name or _name_of(config.url)
+        name = name_of(config)
         if name in self._links:
             message = f"There is a worker `{name}` already: remove it first, or give this one another `name`."
             raise Problem(409, "worker_exists", message, retry=False)
@@ -160,7 +159,3 @@ def _told_by_engine(info: EngineInfo | None, pool: str | None) -> dict[str, Any]
         "hash_algorithm": info.hash_algorithm if info else None,
         "capabilities": asdict(info.capabilities) if info else None,
     }
-
-
-def _name_of(url: str) -> str:
-    return urlsplit(url).netloc or url

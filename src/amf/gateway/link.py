@@ -42,7 +42,7 @@ from amf.engines.engine import (
 )
 from amf.engines.options import EngineLimits, EngineOptions
 from amf.gateway.driver import Driver
-from amf.gateway.profiles import pool_of, sees_events, worker_of
+from amf.gateway.profiles import options_of, pool_of, sees_events, worker_of
 
 log = logging.getLogger("amf.fleet")
 
@@ -280,14 +280,10 @@ class Link:
         self._watcher.changed(self)
 
     def _options(self) -> EngineOptions:
-        config, limits = self.config, self._limits
-        return EngineOptions(
-            kind=config.engine,
-            priority=config.priority,
-            api_key=config.api_key,
-            kv_events_endpoint=config.kv_events_endpoint,
-            kv_replay_endpoint=config.kv_replay_endpoint,
-            limits=EngineLimits(
+        limits = self._limits
+        return options_of(
+            self.config,
+            EngineLimits(
                 connect_timeout_s=limits.connect_timeout_s,
                 head_timeout_s=limits.head_timeout_s,
                 stall_timeout_s=limits.stall_timeout_s,

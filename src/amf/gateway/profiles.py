@@ -1,17 +1,36 @@
 """What to believe of a worker before it has been seen at work: a model preset by name, a GPU, a KV size."""
 
 import re
+from urllib.parse import urlsplit
 
 from amf.config import ConfigError, WorkerConfig
 from amf.core.cost import Deployment, GpuSpec, ModelSpec, kv_capacity_tokens, worker_profile
 from amf.core.presets import MODEL_CONFIGS, gpu_preset, model_preset
 from amf.core.types import Worker
 from amf.engines.engine import EngineInfo
+from amf.engines.options import EngineLimits, EngineOptions
 
 DEFAULT_PRESET = "llama-3.1-8b"  # an 8B dense model; what the worker is seen to do corrects it
 _FALLBACK_KV_TOKENS = 100_000
-_DEFAULT_BLOCK_TOKENS = 16
+DEFAULT_BLOCK_TOKENS = 16
 _DEFAULT_MAX_RUNNING = 256
+
+
+def name_of(config: WorkerConfig) -> str:
+    """What it is called here."""
+    return config.name or urlsplit(config.url).netloc or config.url
+
+
+def options_of(config: WorkerConfig, limits: EngineLimits) -> EngineOptions:
+    """How its adapter is to be made."""
+    return EngineOptions(
+        kind=config.engine,
+        priority=config.priority,
+        api_key=config.api_key,
+        kv_events_endpoint=config.kv_events_endpoint,
+        kv_replay_endpoint=config.kv_replay_endpoint,
+        limits=limits,
+    )
 
 
 def pool_of(config: WorkerConfig, name: str, info: EngineInfo) -> str:
@@ -49,7 +68,7 @@ def worker_of(config: WorkerConfig, name: str, info: EngineInfo, *, exact: bool)
         pool=pool,
         profile=profile,
         kv_tokens=kv_tokens,
-        block_tokens=config.block_tokens or info.block_tokens or _DEFAULT_BLOCK_TOKENS,
+        block_tokens=config.block_tokens or info.block_tokens or DEFAULT_BLOCK_TOKENS,
         max_running=config.max_running or info.max_running or _DEFAULT_MAX_RUNNING,
         dram_tokens=config.dram_tokens,
         restore_bytes_per_s=config.dram_bytes_per_s,

@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 
 from amf.engines.engine import EngineError
+from amf.engines.http import NOT_JSON
 
 _TAIL_BYTES = 64 * 1024
 
@@ -63,7 +64,7 @@ def usage_of(body: bytes) -> Usage | None:
         if body.lstrip()[:1] not in (b"{", b"["):
             raise EngineError("the engine answered with JSON that is no object") from None
         return None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         raise EngineError("the engine answered with what is not JSON") from None
     return _usage(answer)
 
@@ -95,7 +96,7 @@ class StreamTail:
             if line.startswith(b"data:") and (b'"usage"' in line or b'"timings"' in line):
                 try:
                     usage = _usage(_decode(line[5:].strip()))
-                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                except NOT_JSON:
                     continue
                 if usage is not None:
                     return usage
@@ -124,7 +125,7 @@ def _usage(answer: _Answer) -> Usage | None:
 def _timings(answer: _Answer) -> _Timings | None:
     try:
         return _decode_timings(answer.timings) if answer.timings else None
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return None
 
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 import aiohttp
-import msgspec
+
+from amf.engines.http import decoded
 
 DEFAULT_GATEWAY = "http://127.0.0.1:8080"
 _TIMEOUT = aiohttp.ClientTimeout(total=10.0)
@@ -39,17 +40,10 @@ async def list_workers(url: str, api_key: str | None) -> list[dict[str, Any]]:
         ) from error
     if status == 401:
         raise GatewayError(f"{url} wants an API key it knows: give --api-key, or set AMF_API_KEY")
-    listing = _decoded(body) if status == 200 else None
+    listing = decoded(body) if status == 200 else None
     workers = listing.get("workers") if isinstance(listing, dict) else None
     if not isinstance(workers, list) or not all(isinstance(each, dict) and "name" in each for each in workers):
         raise GatewayError(
             f"{url} answers GET /amf/v1/workers with status {status} and is no gateway of AMF: is it an engine, or a proxy?"
         )
     return workers
-
-
-def _decoded(body: bytes) -> Any:
-    try:
-        return msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        return None
