@@ -6,8 +6,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +28,9 @@ class Command:
 
 
 @contextmanager
-def running(command: Command) -> Iterator[None]:
-    """While the server runs, at low priority, so that its answers are read as they come. Raises RuntimeError, with its
-    complaint, if it does not start."""
+def running(command: Command) -> Iterator[Callable[[], None]]:
+    """While the server runs, at low priority, so that its answers are read as they come. Yields what kills it before that
+    (SIGKILL, with all that it started). Raises RuntimeError, with its complaint, if it does not start."""
     inherited = {name: value for name, value in os.environ.items() if name not in _FOREIGN}
     with command.log.open("wb") as out:
         keeper = subprocess.Popen(
@@ -41,12 +41,20 @@ def running(command: Command) -> Iterator[None]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    assert keeper.stdin is not None
+    pipe = keeper.stdin
+
+    def kill() -> None:
+        pipe.write(b"!")
+        pipe.flush()
+        keeper.wait()
+
     try:
         _wait_until_healthy(command, keeper)
-        yield
+        yield kill
     finally:
-        assert keeper.stdin is not None
-        keeper.stdin.close()
+        with suppress(BrokenPipeError):
+            pipe.close()
         keeper.wait()
 
 

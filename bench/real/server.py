@@ -7,8 +7,9 @@ VLLM_SERVER_DEV_MODE opens /pause and /resume, with which requests are queued in
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from json import dumps
 from pathlib import Path
@@ -24,9 +25,11 @@ CONTEXT_TOKENS = 16_384
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """One server's limits. On CPU a block has a multiple of 32 tokens; one block of `kv_blocks` is vLLM's own."""
+    """One server's model and limits. On CPU a block has a multiple of 32 tokens; one block of `kv_blocks` is vLLM's own."""
 
     kv_blocks: int
+    model: str = MODEL_NAME
+    layers: int = 4
     block_tokens: int = 32
     max_running: int = 128
     token_budget: int = 2048
@@ -45,7 +48,7 @@ class Setup:
     def flags(self) -> list[str]:
         """Command line options of `vllm serve`."""
         return [
-            *("--served-model-name", MODEL_NAME, "--load-format", "dummy", "--dtype", "bfloat16", "--enforce-eager"),
+            *("--served-model-name", self.model, "--load-format", "dummy", "--dtype", "bfloat16", "--enforce-eager"),
             *("--block-size", str(self.block_tokens), "--num-gpu-blocks-override", str(self.kv_blocks)),
             *("--max-num-seqs", str(self.max_running), "--max-num-batched-tokens", str(self.token_budget)),
             *("--max-model-len", str(self.context_tokens), "--scheduling-policy", self.scheduling),
@@ -60,6 +63,7 @@ class Server:
     url: str
     log: Path
     kv_events: str
+    kill: Callable[[], None]
 
 
 @contextmanager
@@ -69,7 +73,7 @@ def vllm(setup: Setup, folder: Path) -> Iterator[Server]:
     program = ENVIRONMENT / "bin" / "vllm"
     if not program.exists():
         raise RuntimeError(f"there is no engine in {ENVIRONMENT}: run `make engines`")
-    model = build(folder / "model", context_tokens=CONTEXT_TOKENS)
+    model = build(folder / "model", context_tokens=CONTEXT_TOKENS, layers=setup.layers)
     port, events, replay = free_ports(3)
     kv_events = f"tcp://127.0.0.1:{events}"
     publisher = {
@@ -86,8 +90,20 @@ def vllm(setup: Setup, folder: Path) -> Iterator[Server]:
         url=f"http://127.0.0.1:{port}",
         log=folder / f"vllm-{port}.log",
     )
-    with running(command):
-        yield Server(setup=setup, url=command.url, log=command.log, kv_events=kv_events)
+    with running(command) as kill:
+        yield Server(setup=setup, url=command.url, log=command.log, kv_events=kv_events, kill=kill)
+
+
+@contextmanager
+def fleet(setups: Sequence[Setup], folder: Path) -> Iterator[list[Server]]:
+    """A server for each setup, started side by side. Raises RuntimeError if one does not start."""
+    homes = [folder / str(number) for number in range(len(setups))]
+    for home in homes:
+        home.mkdir()
+    with ExitStack() as stack:
+        with ThreadPoolExecutor() as pool:
+            servers = list(pool.map(stack.enter_context, map(vllm, setups, homes)))
+        yield servers
 
 
 def _environment() -> dict[str, str]:
