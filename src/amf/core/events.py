@@ -78,6 +78,18 @@ class PipelineClosed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BranchDecided(Event):
+    """What the client makes of alternatives of one branch group. `group`: its path, `group` or
+    `group/alternative/group`. `discarded` ones have lost, or failed their test: what is open of them ends, and nothing more of
+    them is done. Once as many as the group wants are `committed`, all others are discarded."""
+
+    run_id: str
+    group: str
+    committed: tuple[str, ...] = ()
+    discarded: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerJoined(Event):
     """A worker became usable, for the first time or again. Joining anew forgets what was believed to be warm on it, except
     that one which was draining, and is what it was, takes calls again."""

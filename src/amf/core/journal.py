@@ -17,7 +17,7 @@ from amf.core import events as events_module
 from amf.core.decisions import Because, Decision, Price
 from amf.core.events import Event
 from amf.core.graph import CallGraph, graph_from_dict
-from amf.core.types import Call, Prefix, Worker, WorkerProfile
+from amf.core.types import BranchHint, Call, Prefix, Worker, WorkerProfile
 
 VERSION = 1
 
@@ -29,7 +29,7 @@ def _classes(module: object, base: type) -> dict[str, type]:
 
 _EVENTS = _classes(events_module, Event)
 _DECISIONS = _classes(decisions_module, Decision)
-_NESTED = {kind.__name__: kind for kind in (Because, Call, Prefix, Price, Worker, WorkerProfile)}
+_NESTED = {kind.__name__: kind for kind in (Because, BranchHint, Call, Prefix, Price, Worker, WorkerProfile)}
 
 
 class JournalError(ValueError):

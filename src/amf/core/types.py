@@ -76,6 +76,18 @@ class Prefix:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BranchHint:
+    """What a client says of the branch group that its call belongs to, where no declared graph does (`BranchGroup` has the
+    meanings). `kind` empty: first_success. `probability`: that this alternative succeeds, or is the wanted one. `of`: how many
+    alternatives there will be, 0: not said."""
+
+    kind: str = ""
+    k: int = 1
+    probability: float | None = None
+    of: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One request, as intake understood it. Facts only; what becomes of it lives in `state/pipelines`."""
 
@@ -88,7 +100,8 @@ class Call:
     graph: str = ""
     hop: str = ""
     parents: tuple[str, ...] = ()
-    branch: str = ""
+    branch: str = ""  # group/alternative, outermost first: group/alternative/group/alternative
+    branch_hint: BranchHint | None = None  # of its innermost group
     deadline_s: float | None = None
     slo_class: SloClass = SloClass.INTERACTIVE
     tenant: str = ""
