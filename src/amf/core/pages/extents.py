@@ -16,7 +16,7 @@ def reserve_extents(allocator: FreeRuns, pages: int, most: int) -> tuple[Range, 
     while left and len(found) < most:
         piece = allocator.reserve(left)
         if piece is None:
-            piece = max(allocator.runs(), key=lambda run: run.pages, default=None)
+            piece = allocator.longest()
             if piece is None:
                 break
             allocator.take(piece)

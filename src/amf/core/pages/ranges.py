@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import sub
 from typing import Protocol
 
 
@@ -92,7 +93,13 @@ class FreeRuns:
 
     @property
     def largest_run(self) -> int:
-        return max((end - start for start, end in zip(self._starts, self._ends, strict=True)), default=0)
+        return max(map(sub, self._ends, self._starts), default=0)
+
+    def longest(self) -> Range | None:
+        """The longest free run, of equals the first; None if no page is free."""
+        pages = self.largest_run
+        index = next((i for i, start in enumerate(self._starts) if self._ends[i] - start == pages), None)
+        return None if index is None else Range(self._starts[index], pages)
 
     def runs(self) -> list[Range]:
         """The free runs, in order."""

@@ -15,7 +15,8 @@ flatters paging. So does that a call takes its true output from the start: nothi
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass
-from itertools import pairwise
+
+import numpy as np
 
 from amf.core.cost import prefill_s
 from amf.sim.memory.layout import Held, Refusal, Tally
@@ -138,13 +139,15 @@ def _context(held: Held) -> str:
 def _in_turn(pages: list[int], counts: list[int]) -> list[list[int]]:
     """Dealt out one by one until each has as many as it should."""
     dealt: list[list[int]] = [[] for _ in counts]
-    turns = sorted((turn, who) for who, count in enumerate(counts) for turn in range(count))
-    for page, (_, who) in zip(pages, turns, strict=True):
-        dealt[who].append(page)
+    at = 0
+    for turns in range(max(counts)):
+        for own, count in zip(dealt, counts, strict=True):
+            if turns < count:
+                own.append(pages[at])
+                at += 1
     return dealt
 
 
 def _runs(pages: list[int]) -> int:
     """Of neighbouring places."""
-    ordered = sorted(pages)
-    return sum(b - a > 1 for a, b in pairwise(ordered)) + bool(ordered)
+    return int((np.diff(np.sort(np.asarray(pages))) > 1).sum()) + bool(pages)
