@@ -15,6 +15,7 @@ from amf.core.pages.ranges import Allocator, BestFit, FirstFit, FreeRuns, Range
 
 PAGE = 4
 KINDS = (FirstFit, BestFit, Buddy)
+WHO = st.integers(0, 30)
 STEPS = st.lists(st.tuples(st.booleans(), st.integers(1, 40), st.integers(0, 10_000)), max_size=50)
 
 
@@ -120,7 +121,7 @@ class LedgerLaws(RuleBasedStateMachine):
             self.add(name, 0, {name: Need(tokens)})
             self.decided.add(name)
 
-    @rule(who=st.integers(0), tokens=st.integers(1, 30))
+    @rule(who=WHO, tokens=st.integers(1, 30))
     def join(self, who: int, tokens: int) -> None:
         group, call = self.pick(self.groups, who), self.name()
         if self.ledger.join(group, call, Need(tokens)):
@@ -129,15 +130,16 @@ class LedgerLaws(RuleBasedStateMachine):
             self.rest[call] = self.rest[next(iter(self.groups[group]))]
             self.own[call] = self.pages(self.rest[call] + tokens)
 
-    @rule(who=st.integers(0), tokens=st.integers(0, 90))
+    @rule(who=WHO, tokens=st.integers(0, 90))
     def grow(self, who: int, tokens: int) -> None:
         call = self.pick(self.ledger.running, who)
         if self.ledger.grow(call, tokens):
             self.own[call] = max(self.own[call], self.pages(self.rest[call] + tokens))
 
-    @rule(who=st.integers(0), finishes=st.booleans())
-    def end(self, who: int, finishes: bool) -> None:
-        call = self.pick(self.launched, who)  # perhaps one that has ended: then nothing happens
+    @rule(who=WHO, finishes=st.booleans(), late=st.integers(0, 5))
+    def end(self, who: int, finishes: bool, late: int) -> None:
+        """Perhaps of one that has ended: then nothing happens."""
+        call = self.pick(self.launched if late == 5 else self.ledger.running, who)
         group = next((name for name, calls in self.groups.items() if calls.get(call) == "running"), None)
         self.told(self.ledger.finish(call) if finishes else self.ledger.fail(call), [call] if group else [])
         if group is not None:
@@ -145,7 +147,7 @@ class LedgerLaws(RuleBasedStateMachine):
             self.groups[group][call] = ("finished" if finishes else "failed") if waits else "gone"
             self.settle(group)
 
-    @rule(who=st.integers(0), mask=st.integers(0, 15))
+    @rule(who=WHO, mask=st.integers(0, 15))
     def commit(self, who: int, mask: int) -> None:
         group = self.pick(self.groups, who)
         winners = self.some(group, mask)
@@ -157,7 +159,7 @@ class LedgerLaws(RuleBasedStateMachine):
             self.groups[group] = {c: s if s == "running" and c in winners else "gone" for c, s in calls.items()}
             self.settle(group)
 
-    @rule(who=st.integers(0), mask=st.integers(0, 15))
+    @rule(who=WHO, mask=st.integers(0, 15))
     def discard(self, who: int, mask: int) -> None:
         group = self.pick(self.groups, who)
         lost = self.some(group, mask)
@@ -250,4 +252,4 @@ class LedgerLaws(RuleBasedStateMachine):
 
 
 TestLedgerLaws = LedgerLaws.TestCase
-TestLedgerLaws.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLedgerLaws.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)
