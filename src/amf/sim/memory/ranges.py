@@ -1,9 +1,8 @@
 """Memory in which a sequence, or a group, lies in one piece: the ledger's ranges as places.
 
-Slot-based engines, KV in a registered region, a virtual address range for each sequence. `shared` False is the plain slot: each
-branch has its own copy of the context. A call reserves the bound that its client declared, since a piece cannot grow into its
-neighbour; what of it stays unwritten is `unused_pages`. With `compacts`, a hop that finds enough pages and no piece has
-neighbours moved together.
+Slot-based engines, and KV in a registered region. `shared` False is the plain slot: each branch has its own copy of the
+context. A call reserves the bound that its client declared, since a piece cannot grow into its neighbour; what of it stays
+unwritten is `unused_pages`. With `compacts`, a hop that finds enough pages and no piece has neighbours moved together.
 """
 
 from collections.abc import Callable
@@ -86,10 +85,11 @@ class RangeLayout:
         self._ledger.check_invariants()
 
     def _leave(self, held: Held) -> None:
-        """What the winner would carry to another tier."""
-        left = self._ledger.ranges_of(_call(held, held.hop.winner))
-        self.tally.transfers += len(left)
-        self.tally.left_pages += sum(each.pages for each in left)
+        """What the winner would carry to another tier: what was written of its ranges."""
+        hop = held.hop
+        written = hop.context_tokens + hop.branches[hop.winner].true_tokens
+        self.tally.transfers += len(self._ledger.ranges_of(_call(held, hop.winner)))
+        self.tally.left_pages += -(-written // self._options.page_tokens)
 
     def _needs(self, held: Held) -> tuple[int, dict[str, Need]]:
         hop = held.hop
