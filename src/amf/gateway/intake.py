@@ -8,6 +8,7 @@ from secrets import token_hex
 from amf.core.types import Call, CallKind, Prefix
 from amf.engines.keys import namespace
 from amf.gateway.body import Body, outgoing, parse_body
+from amf.gateway.branches import GroupDecision
 from amf.gateway.clock import Clock
 from amf.gateway.derive import DerivedRuns, Trail, trail
 from amf.gateway.graphs import Graphs
@@ -43,6 +44,7 @@ class Accepted:
     pool: Pool
     slo: CallSlo
     prompt_bytes: int = 0
+    decisions: tuple[GroupDecision, ...] = ()  # of which the fabric is to hear before the call
 
     @property
     def public_run_id(self) -> str:
@@ -109,6 +111,7 @@ class Intake:
             pool=pool,
             slo=slo,
             prompt_bytes=prompt_bytes,
+            decisions=identity.decisions,
         )
         self._promises.note(call, slo, inbound.arrived_s)
         return accepted
@@ -132,6 +135,7 @@ class Intake:
             hop=identity.hop,
             parents=identity.parents,
             branch=identity.branch,
+            branch_hint=identity.branch_hint,
             deadline_s=slo.brings_s,
             slo_class=slo.slo_class,
             tenant=inbound.tenant,

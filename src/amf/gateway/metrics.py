@@ -4,6 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from amf.core.decisions import Cancel, Decision, Dispatch, Hold, Refuse
 from amf.core.events import Event
+from amf.gateway.branch_metrics import BranchMetrics
 from amf.gateway.slo_metrics import SloMetrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -32,6 +33,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         r = self.registry
         self.slo = SloMetrics(r, max_positions)
+        self.branches = BranchMetrics(r)
         self.requests = _Counters("amf_requests", "Requests answered", ["route", "status"], r)
         self.dispatched = _Counters("amf_dispatched_calls", "Attempts sent", ["worker"], r)
         self.retries = Counter("amf_retries", "Attempts after a call's first", registry=r)
