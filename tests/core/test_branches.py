@@ -241,6 +241,30 @@ def test_the_launch_says_its_price() -> None:
     assert placed.because.reason.startswith("a branch needed with odds 0.90: saves ")
 
 
+WORKED = {  # docs/speculation.md: calls on the worker -> (saves, costs) of the second and third attempt
+    0: ((2.83, 0.06), (1.42, 0.17)),
+    8: ((2.83, 0.50), (1.42, 0.83)),
+    24: ((2.83, 1.38), (1.42, 2.16)),
+    64: ((2.83, 3.60), (1.42, 5.39)),
+}
+
+
+@pytest.mark.parametrize("calls", WORKED)
+def test_the_worked_prices(calls: int) -> None:
+    room = Room(workers=["w1"])
+    for number in range(calls):
+        room.arrive(f"o{number}", prompt=prefix((f"o{number}", 2_000)), max_output_tokens=300)
+        room.first_token(f"o{number}")
+    launch(room, "a", probability=0.5)
+    room.first_token("a")
+    for name, (saves_s, price_s) in zip("bc", WORKED[calls], strict=True):
+        placed, *_ = (each for each in launch(room, name, probability=0.5) if isinstance(each, Dispatch | Hold))
+        assert isinstance(placed, Dispatch) == (saves_s >= price_s)
+        verb = "for" if isinstance(placed, Dispatch) else "s and costs"
+        assert f"saves {saves_s:.2f} s {verb.removeprefix('s ')} {price_s:.2f} s" in placed.because.reason
+        room.first_token(name)
+
+
 def test_the_likely_is_launched_where_the_unlikely_is_not() -> None:
     """The work of what is needed is no loss, however busy the worker is."""
     for probability, launched in ((0.95, True), (0.05, False)):
