@@ -189,12 +189,14 @@ def test_every_header_is_documented():
         assert f"`{header}`" in text, header
 
 
-def test_what_is_read_and_measured_of_time_is_documented():
+def test_what_is_read_and_measured_of_time_and_branches_is_documented():
     text = page("docs/wire.md")
     for name in (*SLO_HEADERS, *SERVICE_TIERS):
         assert f"`{name}`" in text, name
     metrics = re.findall(r'(?:Counter|Histogram)\("(amf_\w+)"', (SOURCE / "gateway/slo_metrics.py").read_text())
     assert len(metrics) == 4
+    metrics += re.findall(r'"(amf_branch\w+)"', (SOURCE / "gateway/branch_metrics.py").read_text())
+    assert len(metrics) == 6
     for name in metrics:
         assert f"`{name}" in text, name
 

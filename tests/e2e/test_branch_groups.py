@@ -168,7 +168,7 @@ async def test_when_all_have_failed_their_memory_is_free_and_the_run_goes_on() -
         assert (await agent.commit(group="drafts", discard=["a", "b", "c"]))["cancelled_calls"] == 3
         await until(lambda: lost(agent) == set(agent.attempts) and running(built) == 0)
         assert await reported(built, "kv_cache_usage_perc") == 0
-        assert is_at_rest(built.fabric, built.gateway)
+        await until(lambda: is_at_rest(built.fabric, built.gateway))
         answer = await agent.ask(branch="again/a")
         assert answer.parse().choices[0].message.content and answer.headers["x-amf-run-id"] == "r"
 

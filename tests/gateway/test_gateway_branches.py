@@ -11,9 +11,11 @@ import pytest
 from gateway_kit import Answer, Client, FakeEngine, fake_engine, gateway_of, until
 
 from amf.config import ServerConfig
+from amf.core.config import FabricConfig
+from amf.core.fabric import Fabric
+from amf.core.policy.bundles import policies_named
 from amf.gateway.service import Gateway
 
-BEST = {"kind": "best_of"}  # all of them are needed, so all are launched at once
 RUNS = "/amf/v1/runs"
 
 
@@ -26,10 +28,11 @@ class Fork:
     engine: FakeEngine
     asked: dict[str, asyncio.Task[Answer]] = field(default_factory=dict)
 
-    async def launch(self, *paths: str, **more: Any) -> None:
+    async def launch(self, *paths: str, kind: str = "best_of", **more: Any) -> None:
+        """All of a best_of group are needed, so all are launched at once."""
         for path in paths:
             group, _, alternative = path.rpartition("/")
-            branch = {"group": group, "alternative": alternative, **BEST}
+            branch = {"group": group, "alternative": alternative, "kind": kind}
             amf = {"run_id": "r", "branch": branch, "hop": f"hop {path}"}
             self.asked[path] = asyncio.create_task(self.client.chat(path, amf=amf, **more))
         await until(lambda: self.engine.running == len(self.asked))
@@ -57,7 +60,10 @@ async def fork(fault: str = "hold", **more: Any) -> AsyncIterator[Fork]:
         fake_engine(FakeEngine(fault=fault)) as engine,
         gateway_of(engine, policy="fabric", **more) as (gateway, client),
     ):
-        yield Fork(gateway, client, engine)
+        made = Fork(gateway, client, engine)
+        yield made
+        for task in made.asked.values():
+            task.cancel()
 
 
 async def test_a_commit_ends_the_others() -> None:
@@ -142,7 +148,7 @@ async def test_a_stream_under_way_ends_with_the_error() -> None:
         seen: dict[str, bytes] = {}
 
         async def read(alternative: str) -> None:
-            branch = {"group": "g", "alternative": alternative, **BEST}
+            branch = {"group": "g", "alternative": alternative, "kind": "best_of"}
             body = {"model": "tiny", "stream": True, "messages": [{"role": "user", "content": alternative}]}
             body["amf"] = {"run_id": "r", "branch": branch}
             async with made.client.session.post(made.client.url + "/v1/chat/completions", json=body) as response:
@@ -187,7 +193,7 @@ async def test_what_waits_is_withdrawn() -> None:
         await until(lambda: made.gateway.fleet.up() == 1)
         await made.launch("g/a")
         waits = asyncio.create_task(
-            made.client.chat("b", amf={"run_id": "r", "branch": {"group": "g", "alternative": "b", **BEST}})
+            made.client.chat("b", amf={"run_id": "r", "branch": {"group": "g", "alternative": "b", "kind": "best_of"}})
         )
         await until(lambda: made.gateway.fabric.totals()["waiting"] == {"tiny": 1})
         assert (await made.decide(group="g", commit="a")).json["cancelled_calls"] == 1
@@ -195,6 +201,25 @@ async def test_what_waits_is_withdrawn() -> None:
         assert len(made.engine.bodies) == 1
         assert made.counted("amf_branch_calls_cancelled_total", stage="waiting") == 1
         await made.settled()
+
+
+async def test_explain_says_why_an_alternative_waits_and_when_it_was_launched() -> None:
+    """Speculation at a price that nothing is worth: the second attempt waits until the first has failed."""
+    dear = Fabric(FabricConfig(branch_price=1e9), policies_named("fabric"))
+    async with fork(fabric=dear) as made:
+        await made.launch("g/a", kind="first_success")
+        branch = {"group": "g", "alternative": "b"}
+        second = asyncio.create_task(made.client.chat("b", amf={"run_id": "r", "branch": branch}))
+        await until(lambda: made.gateway.fabric.totals()["waiting"] == {"tiny": 1})
+        await made.decide(group="g", discard="a")
+        await until(lambda: len(made.engine.bodies) == 2)
+        await made.settled()
+        path = f"/amf/v1/explain/{(await second).headers['x-request-id']}"
+        said = (await made.client.request("GET", path)).json["decisions"]
+        assert [each["type"] for each in said] == ["Hold", "Dispatch"]
+        assert "not launched: needed with odds 0.50" in said[0]["because"]["reason"]
+        text = (await made.client.request("GET", path + "?format=text")).body.decode()
+        assert said[0]["because"]["reason"] in text
 
 
 @pytest.mark.parametrize(
