@@ -88,6 +88,7 @@ def test_complaints_name_the_key_and_the_remedy() -> None:
     found = problem(branch={"group": "g", "alternative": "a", "kind": "best"})
     assert found.param == "amf.branch.kind" and "first_success, best_of, quorum, predicted" in found.message
     assert str(MAX_BRANCH_DEPTH) in problem(branch=f"{DEEPEST}/g/a").message
+    assert problem(discard={"group": "g", "alternative": "a/b"}).param == "amf.discard"
     assert problem(branch={"group": "g", "alternative": "a", "odds": 1}).code == "invalid_field"
     assert problem(branch={"group": "g"}).code == "invalid_field"
     assert problem(branch=["g", "a"]).code == "invalid_field"

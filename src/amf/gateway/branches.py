@@ -34,14 +34,14 @@ def branch_path(said: str | BranchForm) -> str:
     return said if isinstance(said, str) else _joined(said.group, said.alternative, "amf.branch.alternative")
 
 
-def alternative_paths(said: str | AlternativeForm | Sequence[str | AlternativeForm]) -> str:
-    """The paths that the body's `commit` or `discard` stands for, as the header writes them: `group/a|group/b`."""
+def alternative_paths(said: str | AlternativeForm | Sequence[str | AlternativeForm], param: str) -> str:
+    """The paths that the body's `commit` or `discard` (`param`) stands for, as the header writes them: `group/a|group/b`."""
     paths: list[str] = []
     for each in [said] if isinstance(said, str | AlternativeForm) else said:
         if isinstance(each, str):
             paths.append(each)
         else:
-            paths += [_joined(each.group, name, "amf.commit") for name in _names(each.alternative)]
+            paths += [_joined(each.group, name, param) for name in _names(each.alternative)]
     return "|".join(paths)
 
 

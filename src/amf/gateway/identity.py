@@ -188,7 +188,7 @@ def _amf_fields(amf: Amf) -> dict[str, str]:
         fields["branch"] = branch_path(amf.branch)
     for name in ("commit", "discard"):
         if fields[name] is not None:
-            fields[name] = alternative_paths(fields[name])
+            fields[name] = alternative_paths(fields[name], f"amf.{name}")
     if amf.final is not None:
         fields["final"] = "true" if amf.final else "false"
     if amf.deadline_ms is not None:
