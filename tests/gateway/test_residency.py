@@ -133,9 +133,11 @@ async def test_calls_with_one_prompt_share_one_question() -> None:
         it.lmcache.hold("a", tokens_of(P))
         it.lmcache.fault = "slow"
         calls = [asyncio.create_task(it.warm_tokens(P)) for _ in range(5)]
-        await until(lambda: it.lmcache.lookups() > 0)
+        await until(lambda: it.lmcache.lookups() > 0, limit_s=30)
         it.lmcache.go_on.set()
-        assert await asyncio.gather(*calls) == [5888] + [6000] * 4  # the first one's prompt is in flight for the others
+        assert (
+            sorted(await asyncio.gather(*calls)) == [5888] + [6000] * 4
+        )  # the first one's prompt is in flight for the others
         assert it.lmcache.lookups() == 1
 
 
@@ -146,7 +148,7 @@ async def test_a_silent_controller_delays_a_call_by_its_limit_and_its_late_answe
         assert await it.warm_tokens(P) == 0  # it has answered while the question was open
         assert it.news(PrefixStored) == []
         it.lmcache.go_on.set()
-        await until(lambda: it.news(PrefixStored) == [("w0", Tier.DRAM, 368)])
+        await until(lambda: it.news(PrefixStored) == [("w0", Tier.DRAM, 368)], limit_s=30)
         assert await it.metric('amf_residency_lookups_total{outcome="late"}') == 1
 
 
@@ -154,23 +156,29 @@ async def test_a_question_may_be_open_when_the_gateway_stops() -> None:
     async with stage(options=replace(PATIENT, delay_s=0.0, timeout_s=60.0)) as it:
         it.lmcache.fault = "slow"
         assert await it.warm_tokens(P) == 0
-        await until(lambda: it.lmcache.lookups() == 1)
+        await until(lambda: it.lmcache.lookups() == 1, limit_s=30)
     assert it.news(PrefixStored) == []
 
 
-async def test_a_failing_controller_is_left_alone_and_tried_again() -> None:
-    async with stage(options=replace(PATIENT, retry_s=0.2)) as it:
+async def test_a_failing_controller_is_left_alone() -> None:
+    async with stage(options=replace(PATIENT, retry_s=1000.0)) as it:
         for number, fault in enumerate(FAULTS[:6]):
             it.lmcache.fault = fault
             assert await it.warm_tokens(f"{number}" + P) == 0
         assert it.lmcache.lookups() == 3 and await it.metric('amf_residency_lookups_total{outcome="failed"}') == 3
         assert await it.metric('amf_residency_lookups_total{outcome="skipped"}') == 3
-        it.lmcache.fault = ""
+
+
+async def test_a_controller_that_comes_back_is_asked_again() -> None:
+    async with stage(options=replace(PATIENT, breaker_failures=1, retry_s=0.01)) as it:
+        it.lmcache.fault = "500"
         it.lmcache.hold("a", tokens_of(Q))
-        async with asyncio.timeout(10):
+        await it.client.chat(P)
+        it.lmcache.fault = ""
+        async with asyncio.timeout(20):
             while not it.news(PrefixStored):
                 await it.client.chat(Q)
-        assert it.lmcache.lookups() == 4
+        assert it.lmcache.lookups() == 2
 
 
 async def test_nobody_at_the_address() -> None:
@@ -185,9 +193,9 @@ async def test_a_worker_that_joins_again_is_asked_about_again() -> None:
         it.lmcache.hold("a", tokens_of(P))
         await it.client.chat(P)
         it.engines[0].healthy = False
-        await until(lambda: it.fabric.inner.worker_reports() == [])
+        await until(lambda: it.fabric.inner.worker_reports() == [], limit_s=30)
         it.engines[0].healthy = True
-        await until(lambda: sum(isinstance(event, WorkerJoined) for event in it.fabric.events) == 2)
+        await until(lambda: sum(isinstance(event, WorkerJoined) for event in it.fabric.events) == 2, limit_s=30)
         assert await it.warm_tokens(P) == 5888
         assert it.lmcache.lookups() == 2
         assert it.news(PrefixStored) == [("w0", Tier.DRAM, 368)] * 2
