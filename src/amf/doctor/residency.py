@@ -22,10 +22,7 @@ _REGISTER = (
     "start the engine with enable_controller: true, lmcache_instance_id: {instance} and controller_pull_url in LMCache's "
     "configuration, or correct lmcache_instance"
 )
-_HASHES = (
-    "start controller and engines with the same PYTHONHASHSEED and chunk_size, and the engine with enable_kv_events: true "
-    "where its release has that"
-)
+_HASHES = "start controller and engines with the same PYTHONHASHSEED and chunk_size; see docs/engines.md"
 
 
 async def residency(

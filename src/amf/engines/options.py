@@ -53,7 +53,7 @@ class ResidencyOptions:
     """
 
     url: str | None = None
-    delay_s: float = 0.03
+    delay_s: float = 0.05
     timeout_s: float = 1.0
     min_tokens: int = 4096
     fresh_s: float = 30.0
