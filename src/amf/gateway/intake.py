@@ -1,5 +1,6 @@
 """From an HTTP request to a `Call`: parse, recognise, hash. Nothing is remembered until everything has been checked, so a
-request that is turned away changes no state. Tokenising, where a pool asks for it, is awaited here and nowhere else."""
+request that is turned away changes no state. Tokenising, where a pool asks for it, is awaited here and nowhere else, and so is
+the question where a prompt lies, where there is somebody to ask."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -95,6 +96,9 @@ class Intake:
             prefix, prompt_bytes = _prefix(body, chain, pool, salt)
         where = trail(body.messages or [], chain.boundaries, inbound.tenant, retried=_retried(inbound.headers))
         call, slo = self._call(inbound, body, identity, prefix, where, pool)
+        inquirer = self._pools.inquirer
+        if inquirer is not None and tokens is not None and not salt and await inquirer.look(pool.name, prefix, tokens):
+            call, slo = self._call(inbound, body, identity, prefix, where, pool)  # others came in the meantime
         session = scoped_run_id(identity.session_id, inbound.tenant) if identity.session_id else ""
         hop_id = self._book.note(call.run_id, call.hop, session)
         if identity.names_graph:
