@@ -3,6 +3,7 @@ route or method, its web framework answers, in a form of its own: {"detail"}."""
 
 from typing import Any
 
+MALFORMED = "Bad Request"  # the type of vLLM's error for a body that has another shape than it reads
 _TYPES = {400: "BadRequestError", 404: "NotFoundError", 413: "BadRequestError", 503: "ServiceUnavailableError"}
 
 

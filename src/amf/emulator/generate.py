@@ -39,7 +39,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     body = parse(await request.read(), CompletionBody)
     check_model(emulator, body.model)
     max_tokens = _COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    prompts = read_inputs(body.prompt)
+    prompts = read_inputs(body.prompt or "")
     asked = [(prompt, read_wish(request, emulator, body, max_tokens, count(prompt))) for prompt in prompts]
     dialect = Completion(_request_id(request, body), emulator.model)
     return await _generate(request, body, asked, dialect, lambda wish, seed: plan_text(body, wish, seed))

@@ -4,10 +4,9 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from amf.emulator.errors import ApiError
+from amf.emulator.errors import MALFORMED, ApiError
 
 Body = TypeVar("Body")
-_MALFORMED = "Bad Request"  # as vLLM calls what it cannot even read
 
 
 class Function(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -84,7 +83,7 @@ class ChatBody(GenerationBody, kw_only=True):
 
 
 class CompletionBody(GenerationBody, kw_only=True):
-    prompt: str | list[str | int | list[int]]
+    prompt: str | list[str | int | list[int]] | None = None
 
 
 class EmbeddingBody(ModelBody, kw_only=True):
@@ -117,6 +116,6 @@ def parse(body: bytes, shape: type[Body]) -> Body:
     try:
         return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as error:
-        raise ApiError(400, str(error), kind=_MALFORMED) from error
+        raise ApiError(400, str(error), kind=MALFORMED) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ApiError(400, f"the body is not valid JSON: {error}", kind=_MALFORMED) from error
+        raise ApiError(400, f"the body is not valid JSON: {error}", kind=MALFORMED) from error

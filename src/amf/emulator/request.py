@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from amf.emulator.emulator import Emulator, Levers
-from amf.emulator.errors import ApiError
+from amf.emulator.errors import MALFORMED, ApiError
 from amf.emulator.output import Wish
 from amf.emulator.protocol import GenerationBody, ModelBody
 from amf.emulator.tokenizer import count, encode, from_ids
@@ -117,11 +117,11 @@ def _check_sampling(body: GenerationBody) -> None:
 
 def _from_ids(ids: Any, param: str) -> bytes:
     if not isinstance(ids, list):
-        raise ApiError(400, f"{param} mixes texts and token ids", param=param)
+        raise ApiError(400, f"{param} mixes texts and token ids", param=param, kind=MALFORMED)
     try:
         return from_ids(ids)
     except ValueError as error:
-        raise ApiError(400, str(error), param=param) from error
+        raise ApiError(400, str(error), param=param, kind=MALFORMED) from error
 
 
 def _priority(text: str | None) -> int | None:
