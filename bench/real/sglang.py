@@ -42,7 +42,7 @@ class SglangSetup:
             *("--page-size", str(self.page_tokens), "--max-total-tokens", str(self.kv_tokens)),
             *("--max-running-requests", str(self.max_running), "--context-length", str(self.context_tokens)),
             *("--enable-priority-scheduling", "--enable-cache-report"),
-            *("--stream-response-default-include-usage", *self.more),
+            *("--stream-response-default-include-usage", "--load-snapshot-publish-interval", "1", *self.more),
         ]
 
 

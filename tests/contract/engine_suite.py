@@ -166,6 +166,8 @@ class EngineContract:
             assert stopped.ends == {0: "stop"}
 
     async def test_a_seed_draws_the_same_answer_again(self, under_test: EngineUnderTest, engine: Engine) -> None:
+        if not under_test.draws_by_seed:
+            pytest.skip("this engine draws without heeding seeds")
         body = {"prompt": prompt("seeds", 100), "temperature": 1.0, "max_tokens": 20}
         await complete(engine, under_test.request(**body))
         texts = [(await complete(engine, under_test.request(seed=seed, **body))).text() for seed in (1, 2, 1)]
@@ -205,11 +207,13 @@ class EngineContract:
     async def test_what_it_cannot_serve_is_refused_in_its_own_words(
         self, under_test: EngineUnderTest, engine: Engine, session: aiohttp.ClientSession, name: str
     ) -> None:
+        if name in under_test.dies_of:
+            pytest.skip("this engine does not survive the question")
         request, status = refused(under_test, name)
         ours, theirs = await ask(engine, request), await bare(under_test, session, request)
         assert ours.status == theirs.status == status
         if status >= 400:
-            assert ours.complaint == theirs.complaint != ""
+            assert ours.complaint == theirs.complaint != "" or under_test.quotes_bodies
 
     async def test_what_it_refuses_changes_nothing(self, under_test: EngineUnderTest, engine: Engine) -> None:
         known = under_test.request(prompt=prompt("known", 325))
@@ -218,7 +222,7 @@ class EngineContract:
             warm = (await complete(engine, known)).cached_tokens
             await idle(seen)
             before = +seen.copies
-            requests = [refused(under_test, name) for name in REFUSED]
+            requests = [refused(under_test, name) for name in REFUSED if name not in under_test.dies_of]
             answers = await asyncio.gather(*(ask(engine, request) for request, status in requests if status >= 400))
             assert all(answer.status >= 400 for answer in answers)
             await idle(seen)

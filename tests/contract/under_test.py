@@ -43,6 +43,9 @@ class EngineUnderTest:
     usage_unasked: bool = True  # its streams end with the usage also where nobody asked for it
     frees_whole_answers: bool = True  # a call that is not streamed ends when its connection does
     counts_all_answers: bool = True  # its usage covers them all where a call has several: else one
+    draws_by_seed: bool = True  # the same `seed` draws the same answer
+    quotes_bodies: bool = False  # its complaints quote the body, with what the adapter put in
+    dies_of: frozenset[str] = frozenset()  # questions of `REFUSED` that end it: not put to it
     embeds: bool = False
 
     @property

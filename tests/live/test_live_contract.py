@@ -15,9 +15,10 @@ from contract.emulated import emulated
 from contract.engine_suite import EngineContract
 from contract.refusals import REFUSED, refused
 from contract.under_test import CHAT, COMPLETIONS, Answer, EngineUnderTest, bare, prompt
-from real.install import VLLM
+from real.install import SGLANG, VLLM
 from real.llamacpp import LlamaCppSetup, llamacpp
 from real.server import MODEL_NAME, Setup, vllm
+from real.sglang import SglangSetup, sglang
 
 LIMITS = EngineLimits(observe_interval_s=0.05, control_timeout_s=20.0)
 SOME = {"prompt": prompt("alike", 100), "max_tokens": 3}
@@ -151,6 +152,43 @@ class TestLlamaCpp(EngineContract):
                 usage_unasked=False,
                 frees_whole_answers=False,
                 counts_all_answers=False,
+            )
+
+
+class TestSglang(EngineContract):
+    @pytest.fixture(scope="class")
+    def under_test(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineUnderTest]:
+        setup = SglangSetup(kv_tokens=8192, max_running=2)
+        with sglang(setup, tmp_path_factory.mktemp("sglang")) as server:
+            yield EngineUnderTest(
+                url=server.url,
+                options=EngineOptions(limits=LIMITS),
+                expected=EngineInfo(
+                    engine="sglang",
+                    models=(MODEL_NAME,),
+                    version=SGLANG,
+                    block_tokens=setup.page_tokens,
+                    kv_tokens=setup.kv_tokens,
+                    max_model_tokens=setup.context_tokens,
+                    max_running=setup.max_running,
+                    capabilities=Capabilities(
+                        kv_events=True,
+                        token_hashes=True,
+                        attributed_events=True,
+                        priority="higher-first",
+                        token_prompts=True,
+                        tokenize=True,
+                    ),
+                ),
+                slots=setup.max_running,
+                long_tokens=6_000,
+                counts_by_tokens=setup.page_tokens,
+                reset_path="/flush_cache",
+                tells_resets_at_once=True,
+                answers_otherwise={"an empty stop": 200, "an answer beyond the context": 400},
+                draws_by_seed=False,
+                quotes_bodies=True,
+                dies_of=frozenset({"a negative token"}),
             )
 
 

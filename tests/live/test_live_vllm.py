@@ -1,87 +1,17 @@
 """The gateway on a real vLLM. What its adapter promises is in test_live_contract.py."""
 
-import asyncio
-import json
 from collections.abc import Iterator
-from typing import Any
 
-import aiohttp
 import pytest
+from gateway_truth import GatewayTruth, On
 
-from amf.config import PoolConfig, ServeConfig, ServerConfig, WorkerConfig
-from amf.core.config import FabricConfig
-from amf.gateway.service import running_gateway
-from contract.under_test import prompt
-from engine_belief import until
-from real.server import MODEL_NAME, Server, Setup, vllm
+from real.server import Setup, vllm
 
 SETUP = Setup(kv_blocks=129, max_running=1, token_budget=512, scheduling="priority")
-BLOCK = SETUP.block_tokens
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with vllm(SETUP, tmp_path_factory.mktemp("vllm")) as server:
-        yield server
-
-
-def cached(usage: dict[str, Any]) -> int:
-    return (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-
-
-async def test_the_gateway_predicts_what_the_engine_finds(server: Server) -> None:
-    """Exact mode: chat is tokenised by the engine, warmth is what its events say, and its own count agrees."""
-    config = ServeConfig(
-        server=ServerConfig(port=0),
-        workers=(WorkerConfig(url=server.url, name="w0", priority=True),),
-        pools={MODEL_NAME: PoolConfig(tokenizer="engine")},
-    )
-    messages = [{"role": "user", "content": "baceni dofugu " * 120}]
-    async with running_gateway(config) as gateway, aiohttp.ClientSession() as client:
-        for turn in range(3):
-            body = {"model": MODEL_NAME, "messages": messages, "max_tokens": 20, "ignore_eos": True}
-            async with client.post(gateway.url + "/v1/chat/completions", json=body) as response:
-                told = json.loads(await response.read())
-                assert response.status == 200, told
-            warm, found = int(response.headers["x-amf-warm-tokens"]), cached(told["usage"])
-            assert (found > 300) == (turn > 0)
-            assert abs(warm - found) <= BLOCK, (turn, warm, found)
-            messages += [told["choices"][0]["message"], {"role": "user", "content": f"next {turn}"}]
-            await until(lambda: gateway.driver.open_calls() == 0)
-        gateway.fabric.check_invariants()
-
-
-async def test_text_follows_evictions_that_the_gateway_did_not_cause(server: Server) -> None:
-    """Text mode: events name the request that stored a block, and so what traffic around the gateway pushed out is known."""
-    config = ServeConfig(
-        server=ServerConfig(port=0),
-        workers=(WorkerConfig(url=server.url, name="w0", priority=True),),
-        fabric=FabricConfig(event_lag_s=0.2),
-    )
-    body = {"model": MODEL_NAME, "max_tokens": 20, "ignore_eos": True}
-    body["messages"] = [{"role": "user", "content": "gulopa sedi " * 120}]
-    async with running_gateway(config) as gateway, aiohttp.ClientSession() as client:
-
-        async def ask() -> tuple[int, int]:
-            async with client.post(gateway.url + "/v1/chat/completions", json=body) as response:
-                told = json.loads(await response.read())
-                assert response.status == 200, told
-            return int(response.headers["x-amf-warm-tokens"]), cached(told["usage"])
-
-        seen = gateway.metrics.events
-        assert (await ask())[0] == 0
-        await until(lambda: seen.labels("PrefixStored")._value.get() > 0)
-        for _ in range(3):  # until the length of a token is known
-            await ask()
-        await asyncio.sleep(2 * config.fabric.event_lag_s)  # what was predicted counts no more
-        warm, found = await ask()
-        assert found > 300 and abs(warm - found) < 0.1 * found + 2 * BLOCK, (warm, found)
-        for number in range(2 * SETUP.kv_blocks // 10):
-            filler = {"model": MODEL_NAME, "prompt": prompt(f"filler {number}", 325), "max_tokens": 1}
-            async with client.post(server.url + "/v1/completions", json=filler) as response:
-                assert response.status == 200
-        await until(lambda: seen.labels("PrefixEvicted")._value.get() > 0)
-        await asyncio.sleep(2 * config.fabric.event_lag_s)
-        warm, found = await ask()
-        assert found == 0 and warm < 2 * BLOCK, (warm, found)
-        gateway.fabric.check_invariants()
+class TestGateway(GatewayTruth):
+    @pytest.fixture(scope="class")
+    def on(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[On]:
+        with vllm(SETUP, tmp_path_factory.mktemp("vllm")) as server:
+            yield On(url=server.url, block_tokens=SETUP.block_tokens, kv_tokens=SETUP.kv_tokens)
