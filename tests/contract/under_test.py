@@ -46,6 +46,7 @@ class EngineUnderTest:
     draws_by_seed: bool = True  # the same `seed` draws the same answer
     quotes_bodies: bool = False  # its complaints quote the body, with what the adapter put in
     dies_of: frozenset[str] = frozenset()  # questions of `REFUSED` that end it: not put to it
+    computes: frozenset[str] = frozenset()  # those whose prompt it computes before it refuses them
     embeds: bool = False
 
     @property

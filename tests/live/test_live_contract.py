@@ -185,10 +185,16 @@ class TestSglang(EngineContract):
                 counts_by_tokens=setup.page_tokens,
                 reset_path="/flush_cache",
                 tells_resets_at_once=True,
-                answers_otherwise={"an empty stop": 200, "an answer beyond the context": 400},
+                answers_otherwise={
+                    "an empty stop": 200,
+                    "an unknown model": 200,
+                    "an unknown model to chat": 200,
+                    "an answer beyond the context": 400,
+                },
                 draws_by_seed=False,
                 quotes_bodies=True,
                 dies_of=frozenset({"a negative token"}),
+                computes=frozenset({"no answers"}),
             )
 
 
