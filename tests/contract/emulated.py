@@ -8,7 +8,7 @@ from pathlib import Path
 import amf
 from amf.engines.engine import Capabilities, EngineInfo
 from amf.engines.options import EngineLimits, EngineOptions
-from contract.under_test import EngineUnderTest
+from contract.under_test import CHAT, COMPLETIONS, EngineUnderTest
 from real.process import Command, free_ports, running
 
 MODEL_NAME, SLOTS, BLOCK_TOKENS, KV_TOKENS = "tiny", 2, 32, 4096
@@ -55,6 +55,6 @@ def emulated(folder: Path, *, advised: bool = True) -> Iterator[EngineUnderTest]
             long_tokens=3_500,
             counts_by_tokens=BLOCK_TOKENS,
             reset_path="/reset_prefix_cache",
-            usage_unasked=advised,
+            usage_unasked=(COMPLETIONS, CHAT) if advised else (),
             embeds=True,
         )

@@ -40,8 +40,9 @@ class EngineUnderTest:
     answers_otherwise: Mapping[str, int] = field(default_factory=dict)
     reset_path: str | None = None
     tells_resets_at_once: bool = False  # otherwise with the next call
-    usage_unasked: bool = True  # its streams end with the usage also where nobody asked for it
+    usage_unasked: tuple[str, ...] = (COMPLETIONS, CHAT)  # paths whose streams end with the usage though nobody asked
     frees_whole_answers: bool = True  # a call that is not streamed ends when its connection does
+    frees_the_waiting: bool = True  # also a call that waits for a slot: else it is counted until its turn comes
     counts_all_answers: bool = True  # its usage covers them all where a call has several: else one
     draws_by_seed: bool = True  # the same `seed` draws the same answer
     quotes_bodies: bool = False  # its complaints quote the body, with what the adapter put in
@@ -166,10 +167,13 @@ def question(path: str, name: str) -> dict[str, Any]:
     return {"prompt": prompt(name, 325)}
 
 
-async def bare(under_test: EngineUnderTest, session: aiohttp.ClientSession, request: EngineRequest) -> Answer:
-    """The answer without an adapter in between."""
+async def bare(under_test: EngineUnderTest, request: EngineRequest) -> Answer:
+    """The answer without an adapter in between, on a connection of its own."""
     url = under_test.url + request.path
-    async with session.post(url, data=request.body, headers=request.headers) as response:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url, data=request.body, headers=request.headers) as response,
+    ):
         return Answer(response.status, await response.read())
 
 

@@ -6,7 +6,6 @@ And the emulator beside the vLLM that it stands for: the same question, the same
 from collections.abc import Iterator
 from typing import Any
 
-import aiohttp
 import pytest
 
 from amf.engines.engine import Capabilities, EngineInfo
@@ -108,7 +107,7 @@ class TestVllm(EngineContract):
 
     @pytest.mark.parametrize("name", [*REFUSED, *ALIKE])
     async def test_the_emulator_answers_alike(
-        self, under_test: EngineUnderTest, stand_in: EngineUnderTest, session: aiohttp.ClientSession, name: str
+        self, under_test: EngineUnderTest, stand_in: EngineUnderTest, name: str
     ) -> None:
         """Its words are its own; status, form, kind of error, number and ends of the answers, and usage are vLLM's."""
         kinds = []
@@ -118,14 +117,14 @@ class TestVllm(EngineContract):
             else:
                 path, body = ALIKE[name]
                 request = engine.request(path, **body)
-            kinds.append(kind_of(await bare(engine, session, request), request.path))
+            kinds.append(kind_of(await bare(engine, request), request.path))
         assert kinds[1] == kinds[0]
 
 
 class TestLlamaCpp(EngineContract):
     @pytest.fixture(scope="class")
     def under_test(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineUnderTest]:
-        setup = LlamaCppSetup(slots=2)
+        setup = LlamaCppSetup(slots=2, context_tokens=8_192)
         with llamacpp(setup, tmp_path_factory.mktemp("llamacpp")) as server:
             yield EngineUnderTest(
                 url=server.url,
@@ -139,7 +138,7 @@ class TestLlamaCpp(EngineContract):
                     capabilities=Capabilities(token_prompts=True),
                 ),
                 slots=setup.slots,
-                long_tokens=12_000,
+                long_tokens=7_000,
                 counts_by_tokens=1,
                 answers_otherwise={
                     "no tokens": 200,
@@ -149,8 +148,9 @@ class TestLlamaCpp(EngineContract):
                     "an unknown model": 200,
                     "an unknown model to chat": 200,
                 },
-                usage_unasked=False,
+                usage_unasked=(COMPLETIONS,),
                 frees_whole_answers=False,
+                frees_the_waiting=False,
                 counts_all_answers=False,
             )
 

@@ -1,7 +1,7 @@
 """From an HTTP request to a `Call`: parse, recognise, hash. Nothing is remembered until everything has been checked, so a
 request that is turned away changes no state. Tokenising, where a pool asks for it, is awaited here and nowhere else."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
 
@@ -227,7 +227,7 @@ def _prefix(body: Body, chain: TextChain, pool: Pool, salt: str) -> tuple[Prefix
     text = body.prompt if body.prompt is not None else body.input
     if not (isinstance(text, list) and _is_tokens(text)):
         return chain.prefix(pool.bytes_per_token.value), chain.total_bytes
-    prompts = [item for item in text if isinstance(item, list)] or [text]
+    prompts: list[Sequence[object]] = [item for item in text if isinstance(item, list)] or [text]
     try:
         prefixes = [token_prefix(each, pool.block_tokens, salt) for each in prompts]
     except ValueError as error:
