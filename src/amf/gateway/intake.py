@@ -2,7 +2,7 @@
 request that is turned away changes no state. Tokenising, where a pool asks for it, is awaited here and nowhere else, and so is
 the question where a prompt lies, where there is somebody to ask."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
 
@@ -231,15 +231,14 @@ def _prefix(body: Body, chain: TextChain, pool: Pool, salt: str) -> tuple[Prefix
     text = body.prompt if body.prompt is not None else body.input
     if not (isinstance(text, list) and _is_tokens(text)):
         return chain.prefix(pool.bytes_per_token.value), chain.total_bytes
-    prompts = [item for item in text if isinstance(item, list)]
-    if len(prompts) > 1:
-        return Prefix(total_tokens=sum(map(len, prompts))), 0
+    prompts: list[Sequence[object]] = [item for item in text if isinstance(item, list)] or [text]
     try:
-        return token_prefix(prompts[0] if prompts else text, pool.block_tokens, salt), 0
+        prefixes = [token_prefix(each, pool.block_tokens, salt) for each in prompts]
     except ValueError as error:
         raise bad_request(
             f"The prompt is no list of token ids: {error}.", code="invalid_field", param="prompt"
         ) from error
+    return (prefixes[0] if len(prefixes) == 1 else Prefix(total_tokens=sum(map(len, prompts)))), 0
 
 
 def _is_tokens(text: object) -> bool:
