@@ -35,6 +35,7 @@ SGLANG = "0.5.23"
 ORJSON = "3.13.0"
 DISK_BYTES = 5_000_000_000
 SGLANG_SERVE = Path(__file__).with_name("sglang_serve.py")
+CANNOT = 3  # exit status where this machine lacks something
 _STAMP = ".installed"
 _LIST_NEEDS = """
 import importlib.metadata
@@ -155,7 +156,8 @@ def main() -> None:
         if not wanted or "sglang" in wanted:
             install_sglang(base / "sglang", base)
     except CannotInstall as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        sys.exit(CANNOT)
 
 
 if __name__ == "__main__":
