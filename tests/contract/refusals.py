@@ -13,7 +13,7 @@ REFUSED: dict[str, tuple[str, Any, int]] = {
     "an empty prompt": (COMPLETIONS, {"prompt": []}, 400),
     "a prompt too long": (COMPLETIONS, {"prompt": prompt("too long", 20_000)}, 400),
     "a chat too long": (CHAT, {"messages": [{"role": "user", "content": words("too long", 20_000)}]}, 400),
-    "an answer too long": (COMPLETIONS, {"prompt": [5] * 50, "max_tokens": 1_000_000}, 400),
+    "an answer too long": (COMPLETIONS, {"prompt": [5] * 50, "max_tokens": 1_000_000, "stop": [" "]}, 400),
     "no tokens": (COMPLETIONS, {"prompt": [5] * 50, "max_tokens": 0}, 400),
     "a word for a number": (COMPLETIONS, {"prompt": [5] * 50, "max_tokens": "many"}, 400),
     "a temperature below zero": (COMPLETIONS, {"prompt": [5] * 50, "temperature": -1.0}, 400),
