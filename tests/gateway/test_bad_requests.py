@@ -29,6 +29,13 @@ CASES = {
     "no messages": (CHAT, body(messages=[]), {}, 400, "missing_field"),
     "no prompt": ("/v1/completions", b'{"model":"tiny"}', {}, 400, "missing_field"),
     "no token": ("/v1/completions", b'{"model":"tiny","prompt":[1,-2]}', {}, 400, "invalid_field"),
+    "no token among several prompts": (
+        "/v1/completions",
+        b'{"model":"tiny","prompt":[[1],[1,-2]]}',
+        {},
+        400,
+        "invalid_field",
+    ),
     "no documents": ("/v1/rerank", b'{"model":"tiny","query":"q"}', {}, 400, "missing_field"),
     "max_tokens negative": (CHAT, body(max_tokens=-1), {}, 400, "invalid_field"),
     "no model": (CHAT, body(model=None), {}, 400, "model_missing"),

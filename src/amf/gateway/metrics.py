@@ -50,6 +50,10 @@ class Metrics:
         self.prompt_tokens = _Counters("amf_prompt_tokens", "Prompt tokens, as engines report", ["pool"], r)
         self.cached_tokens = _Counters("amf_cached_tokens", "Of these, served from cache", ["pool"], r)
         self.recomputed_tokens = _Counters("amf_recomputed_tokens", "Of these, computed", ["pool"], r)
+        self.lookups = _Counters("amf_residency_lookups", "Questions to LMCache's controller", ["outcome"], r)
+        self.told_tokens = _Counters(
+            "amf_residency_tokens", "What its answers changed in belief", ["worker", "kind"], r
+        )
         self.output_tokens = _Counters("amf_output_tokens", "Output tokens", ["pool"], r)
         self.worker_up = Gauge("amf_worker_up", "1 while the worker takes calls", ["worker"], registry=r)
 
