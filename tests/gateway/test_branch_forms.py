@@ -38,9 +38,9 @@ def problem(headers: dict[str, str] | None = None, **amf: Any) -> Problem:
         ("", "", None),
         ({"group": "drafts", "alternative": "a"}, "drafts/a", BranchHint()),
         (
-            {"group": "tree/a/leaf", "alternative": "b", "kind": "quorum", "k": 2, "of": 5},
+            {"group": "tree/a/leaf", "alternative": "b", "kind": "quorum", "k": 2},
             "tree/a/leaf/b",
-            BranchHint(kind="quorum", k=2, of=5),
+            BranchHint(kind="quorum", k=2),
         ),
         (
             {"group": "next", "alternative": "test", "kind": "predicted", "probability": 0.7},
@@ -72,12 +72,10 @@ def test_header_metadata_baggage_and_body_name_the_same_branch() -> None:
      {"group": "g", "alternative": "a/h/b"},
      {"group": "g", "alternative": "a", "kind": "best"},
      {"group": "g", "alternative": "a", "kind": "quorum", "k": 0},
-     {"group": "g", "alternative": "a", "kind": "quorum", "k": 3, "of": 2},
      {"group": "g", "alternative": "a", "kind": "best_of", "k": 2},
      {"group": "g", "alternative": "a", "k": 2},
      {"group": "g", "alternative": "a", "probability": 1.01},
-     {"group": "g", "alternative": "a", "probability": -0.01},
-     {"group": "g", "alternative": "a", "of": 0}],
+     {"group": "g", "alternative": "a", "probability": -0.01}],
 )  # fmt: skip
 def test_what_is_no_branch_is_turned_away(said: Any) -> None:
     found = problem(branch=said)

@@ -42,7 +42,6 @@ class BranchForm(msgspec.Struct, forbid_unknown_fields=True):
     kind: str = ""
     k: int = 1
     probability: float | None = None
-    of: int | None = None
 
 
 class AlternativeForm(msgspec.Struct, forbid_unknown_fields=True):

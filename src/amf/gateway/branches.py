@@ -64,17 +64,14 @@ def branch_hint(said: str | BranchForm | None) -> BranchHint | None:
     kinds = [kind.value for kind in GroupKind]
     if said.kind and said.kind not in kinds:
         raise _invalid(f"`amf.branch.kind` is `{said.kind}`: use one of {', '.join(kinds)}.", "amf.branch.kind")
-    if said.of is not None and said.of < 1:
-        raise _invalid(f"`amf.branch.of` is {said.of}: say how many alternatives there will be.", "amf.branch.of")
-    if said.k < 1 or (said.of is not None and said.k > said.of):
-        most = "" if said.of is None else f" and at most the {said.of} there will be"
-        raise _invalid(f"`amf.branch.k` is {said.k}: a quorum needs at least 1{most}.", "amf.branch.k")
+    if said.k < 1:
+        raise _invalid(f"`amf.branch.k` is {said.k}: a quorum needs at least 1.", "amf.branch.k")
     if said.k > 1 and said.kind != GroupKind.QUORUM:
         raise _invalid(f"`amf.branch.k` is {said.k}: only kind `quorum` commits several.", "amf.branch.k")
     if said.probability is not None and not 0 <= said.probability <= 1:
         message = f"`amf.branch.probability` is {said.probability:g}: it must lie between 0 and 1."
         raise _invalid(message, "amf.branch.probability")
-    return BranchHint(kind=said.kind, k=said.k, probability=said.probability, of=said.of or 0)
+    return BranchHint(kind=said.kind, k=said.k, probability=said.probability)
 
 
 def decisions_of_call(commit: str, discard: str) -> tuple[GroupDecision, ...]:
