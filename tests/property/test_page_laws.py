@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from amf.core.pages.buddy import Buddy
-from amf.core.pages.compaction import cheapest_slide
-from amf.core.pages.ledger import LedgerOptions, Need, Released, ReservationLedger
-from amf.core.pages.ranges import Allocator, BestFit, FirstFit, FreeRuns, Range
+from amf.sim.pages.buddy import Buddy
+from amf.sim.pages.compaction import cheapest_slide
+from amf.sim.pages.ledger import LedgerOptions, Need, Released, ReservationLedger
+from amf.sim.pages.ranges import Allocator, BestFit, FirstFit, FreeRuns, Range
 
 PAGE = 4
 KINDS = (FirstFit, BestFit, Buddy)

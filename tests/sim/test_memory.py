@@ -6,9 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amf.core.pages.buddy import Buddy
-from amf.core.pages.ledger import LedgerOptions
-from amf.core.pages.ranges import BestFit, FirstFit
 from amf.sim.memory.layout import Held, Layout, Refusal
 from amf.sim.memory.mixed import LargePages, OneSize, TwoPools, parts_of
 from amf.sim.memory.paged import PagedLayout
@@ -17,6 +14,9 @@ from amf.sim.memory.ranges import RangeLayout
 from amf.sim.memory.run import LAYOUTS, play_memory
 from amf.sim.memory.scenario import MemoryScenario, MemoryWorkload
 from amf.sim.memory.worker import MemoryWorker
+from amf.sim.pages.buddy import Buddy
+from amf.sim.pages.ledger import LedgerOptions
+from amf.sim.pages.ranges import BestFit, FirstFit
 
 PAGE = 16
 HYBRID = "gemma-3-27b"

@@ -7,10 +7,10 @@ unwritten is `unused_pages`. With `compacts`, a hop that finds enough pages and 
 
 from collections.abc import Callable
 
-from amf.core.pages.ledger import LedgerOptions, Need, ReservationLedger
-from amf.core.pages.ranges import Allocator
 from amf.sim.memory.layout import Held, Refusal, Tally
 from amf.sim.memory.plan import Hop
+from amf.sim.pages.ledger import LedgerOptions, Need, ReservationLedger
+from amf.sim.pages.ranges import Allocator
 
 
 class RangeLayout:

@@ -13,9 +13,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from amf.core.pages.buddy import Buddy
-from amf.core.pages.ledger import LedgerOptions
-from amf.core.pages.ranges import Allocator, BestFit, FirstFit
 from amf.sim.memory.layout import Layout
 from amf.sim.memory.mixed import WAYS, mixed_layout
 from amf.sim.memory.paged import PagedLayout
@@ -23,6 +20,9 @@ from amf.sim.memory.plan import PROFILE, draw
 from amf.sim.memory.ranges import RangeLayout
 from amf.sim.memory.scenario import MemoryScenario
 from amf.sim.memory.worker import MemoryWorker, Watch
+from amf.sim.pages.buddy import Buddy
+from amf.sim.pages.ledger import LedgerOptions
+from amf.sim.pages.ranges import Allocator, BestFit, FirstFit
 
 EXTENTS = 4
 Make = Callable[[MemoryScenario], Layout]

@@ -9,7 +9,7 @@ owns the memory while nobody reads them.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from amf.core.pages.ranges import Range
+from amf.sim.pages.ranges import Range
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ disks like that. Bounded pieces keep most of what one range is good for: few tra
 Cost: O(m r) for m pieces and r free runs.
 """
 
-from amf.core.pages.ranges import FreeRuns, Range
+from amf.sim.pages.ranges import FreeRuns, Range
 
 
 def reserve_extents(allocator: FreeRuns, pages: int, most: int) -> tuple[Range, ...] | None:

@@ -2,11 +2,11 @@
 
 import pytest
 
-from amf.core.pages.buddy import Buddy
-from amf.core.pages.compaction import Slide, cheapest_slide
-from amf.core.pages.extents import reserve_extents
-from amf.core.pages.ledger import LedgerOptions, Need, Released, ReservationLedger
-from amf.core.pages.ranges import BestFit, FirstFit, Range, joined
+from amf.sim.pages.buddy import Buddy
+from amf.sim.pages.compaction import Slide, cheapest_slide
+from amf.sim.pages.extents import reserve_extents
+from amf.sim.pages.ledger import LedgerOptions, Need, Released, ReservationLedger
+from amf.sim.pages.ranges import BestFit, FirstFit, Range, joined
 
 PAGE = 16
 

@@ -10,7 +10,7 @@ and `free` O(log total) halvings or joins each, plus one search of as many level
 
 from dataclasses import dataclass
 
-from amf.core.pages.ranges import Range
+from amf.sim.pages.ranges import Range
 
 
 @dataclass(slots=True)

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
-from amf.core.pages.compaction import cheapest_slide
-from amf.core.pages.extents import reserve_extents
-from amf.core.pages.ranges import Allocator, FreeRuns, Range, joined
+from amf.sim.pages.compaction import cheapest_slide
+from amf.sim.pages.extents import reserve_extents
+from amf.sim.pages.ranges import Allocator, FreeRuns, Range, joined
 
 
 @dataclass(frozen=True, slots=True)
