@@ -73,7 +73,7 @@ ALIKE: dict[str, tuple[str, dict[str, Any]]] = {
 class TestVllm(EngineContract):
     @pytest.fixture(scope="class")
     def under_test(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineUnderTest]:
-        setup = Setup(kv_blocks=129, max_running=2, token_budget=512, scheduling="priority")
+        setup = Setup(kv_blocks=513, max_running=2, token_budget=512, scheduling="priority")
         with vllm(setup, tmp_path_factory.mktemp("vllm")) as server:
             yield EngineUnderTest(
                 url=server.url,
@@ -95,7 +95,7 @@ class TestVllm(EngineContract):
                     ),
                 ),
                 slots=setup.max_running,
-                long_tokens=3_500,
+                long_tokens=14_000,
                 counts_by_tokens=setup.block_tokens,
                 reset_path="/reset_prefix_cache",
             )

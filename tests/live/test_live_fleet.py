@@ -18,7 +18,8 @@ from amf.gateway.service import Gateway
 from real.server import MODEL_NAME, Server, Setup, fleet
 
 WRITER = Setup(kv_blocks=257, max_running=4, token_budget=1024, scheduling="priority")
-REVIEWER = replace(WRITER, model="tiny-reviewer", layers=2, max_running=1)
+REVIEWER = replace(WRITER, model="tiny-reviewer", layers=2, max_running=1, kv_blocks=513)
+LONG_TOKENS = 15_000  # half a minute
 TEXT = "baceni dofugu hajeki lomuna peri sotuva wezi " * 24
 LIMIT_S = 60.0
 
@@ -160,7 +161,7 @@ async def test_the_order_of_deadlines_is_the_order_of_completion(cold: list[Serv
         occupying = await client.chat.completions.create(
             model=REVIEWER.model,
             messages=[{"role": "user", "content": "long"}],
-            max_tokens=4000,
+            max_tokens=LONG_TOKENS,
             stream=True,
             extra_body={"ignore_eos": True, "amf": {"run_id": "long"}},
         )
@@ -181,7 +182,7 @@ async def test_a_client_that_leaves_frees_the_engines_blocks(cold: list[Server])
         stream = await client.chat.completions.create(
             model=REVIEWER.model,
             messages=[{"role": "user", "content": TEXT}],
-            max_tokens=4000,
+            max_tokens=LONG_TOKENS,
             stream=True,
             extra_body={"ignore_eos": True},
         )
