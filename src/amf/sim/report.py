@@ -37,7 +37,7 @@ from amf.sim.plan import PipelinePlan
 
 TOKEN_ID_BYTES = 4
 
-CallStatus = Literal["ok", "refused", "failed"]
+CallStatus = Literal["ok", "refused", "failed", "cancelled"]
 PipelineStatus = Literal["completed", "refused", "failed", "unfinished"]
 Report = dict[str, Any]
 
@@ -45,7 +45,8 @@ Report = dict[str, Any]
 @dataclass(slots=True, kw_only=True)
 class CallRecord:
     """One call as it went. `pipeline` and `index` name its plan. `start_s` is when it was due (parents done, gap over),
-    `ttft_s` the seconds from then to the first token. `cached_tokens` is None if the engine does not say."""
+    `ttft_s` the seconds from then to the first token. `cached_tokens` is None if the engine does not say. Cancelled: a branch that
+    has lost; `spent_tokens` were computed and produced for it until then."""
 
     pipeline: str
     index: int
@@ -58,6 +59,7 @@ class CallRecord:
     prompt_tokens: int = 0
     cached_tokens: int | None = None
     output_tokens: int = 0
+    spent_tokens: int = 0
     status: CallStatus = "ok"
     attempts: int = 1
     error: str | None = None
@@ -65,7 +67,8 @@ class CallRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineRecord:
-    """One pipeline as it went. `met` is None without a deadline, or if it was cut off while it could still be met."""
+    """One pipeline as it went. `met` is None without a deadline, or if it was cut off while it could still be met. `unused`: its
+    calls (indices) whose work nobody used, where it `speculates`."""
 
     pipeline: str
     graph: str
@@ -75,6 +78,8 @@ class PipelineRecord:
     slo_s: float | None = None
     standalone_s: float | None = None
     met: bool | None = None
+    speculates: bool = False
+    unused: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +125,7 @@ def judged(plan: PipelinePlan, start_s: float, end_s: float, status: PipelineSta
         slo_s=plan.slo_s,
         standalone_s=plan.standalone_s,
         met=met,
+        speculates=plan.speculates,
     )
 
 
