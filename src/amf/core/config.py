@@ -53,6 +53,12 @@ class FabricConfig:
     displaced_reuse: float = 0.1  # odds that what a full worker forgets first is asked for again
     tick_s: float = 1.0  # look again at held calls at least this often
 
+    # Branch groups (docs/speculation.md).
+    branch_price: float = 0.5  # what a second that a branch costs others counts, in seconds that it saves
+    branch_patience_s: float = 10.0  # an alternative that nothing was heard of for this long holds back no other
+    max_branch_groups: int = 64  # of one pipeline; more are plain calls
+    max_branch_members: int = 64  # of one group; more are plain calls
+
     # Fair shares of tenants (core/state/shares.py).
     fair_burst_tokens: int = 200_000  # weighted tokens by which one may be ahead before others go first
     fair_output_weight: float = 4.0  # what a token of an answer counts, in uncached prompt tokens

@@ -9,9 +9,11 @@ finished; or back to waiting when an attempt fails before its first byte; or ref
 from collections.abc import Callable, Collection
 from math import inf
 
+from amf.core.branching import decide, late_branches
 from amf.core.config import FabricConfig
 from amf.core.decisions import Admit, Cancel, Decision, WakeAt
 from amf.core.events import (
+    BranchDecided,
     CallArrived,
     CallCancelled,
     CallFailed,
@@ -57,6 +59,7 @@ class Fabric:
             CallFailed: self._on_call_failed,
             CallCancelled: self._on_call_cancelled,
             PipelineClosed: self._on_pipeline_closed,
+            BranchDecided: self._on_branch_decided,
             WorkerJoined: self._on_worker_joined,
             WorkerDraining: self._on_worker_draining,
             WorkerLost: self._on_worker_lost,
@@ -147,6 +150,11 @@ class Fabric:
             return self._refuse(
                 call.call_id, "deadline_exceeded", "the run was ended at its deadline: start another one"
             )
+        if pipeline is not None and pipeline.branches is not None:
+            for group, alternative in tuple(pipeline.branches.implied(call)):
+                self._decide(pipeline, group, (alternative,), ())
+            if pipeline.branches.is_lost(call.branch):
+                return self._refuse(call.call_id, "branch_cancelled", "another alternative of its group was committed")
         limit = self.config.max_waiting_calls
         if pipeline is not None or pool.shares.within_part(call.tenant, limit):
             limit *= 2  # new pipelines do not crowd out admitted ones, nor one tenant's those of the others
@@ -169,6 +177,7 @@ class Fabric:
             pipelines=book.pipelines,
             profiles=book.profiles,
             lanes=book.lanes,
+            outcomes=book.outcomes,
             workers={name: len(pool.usable) for name, pool in book.pools.items()},
             pledges=book.pledges,
         )
@@ -235,6 +244,12 @@ class Fabric:
             self._refuse(state.call.call_id, "run_cancelled", "the run was closed while this call was open")
         self._close(pipeline, "cancelled" if event.cancelled else "closed")
 
+    def _on_branch_decided(self, event: BranchDecided) -> None:
+        pipeline = self.book.pipelines.get(event.run_id)
+        if pipeline is not None:
+            self._decide(pipeline, event.group, event.committed, event.discarded)
+            self.book.close_if_over(pipeline)
+
     # Workers and what they hold.
 
     def _on_worker_joined(self, event: WorkerJoined) -> None:
@@ -287,6 +302,8 @@ class Fabric:
     def _on_woke(self, event: Woke) -> None:
         self._wake_s = inf
         self._expire()
+        for state in late_branches(self.book, self.policies):
+            self._lose_branch(state, "too late to matter, its branch was given up")
         for name in sorted(self.book.pools):
             self._pump(self.book.pools[name])
 
@@ -334,6 +351,17 @@ class Fabric:
                 message = "the deadline of the run passed while this call was open"
                 self._refuse(state.call.call_id, "deadline_exceeded", message)
             self._close(pipeline, "expired")
+
+    def _decide(self, pipeline: Pipeline, group: str, committed: Collection[str], discarded: Collection[str]) -> None:
+        """What has lost ends, and what waited behind it may be needed now."""
+        for state in decide(self.book, pipeline, group, committed, discarded):
+            self._lose_branch(state, "its branch has lost")
+        for name in pipeline.pools:
+            self._pump(self.book.pools[name])
+
+    def _lose_branch(self, state: CallState, why: str) -> None:
+        self._cancel(state, why)
+        self._refuse(state.call.call_id, "branch_cancelled", f"{why} while this call was open")
 
     def _close(self, pipeline: Pipeline, why: str) -> None:
         """The pipeline is over, and what waits may have what it leaves."""

@@ -28,6 +28,8 @@ def pump(book: Book, policies: Policies, pool: Pool) -> list[Decision]:
     decisions: list[Decision] = []
     for state in _in_turn(_ranked(book, policies, pool, view), policies, pool, book.config):
         placement = policies.route(state, view)
+        if policies.launch is not None and placement.worker is not None and state.call.branch:
+            placement = policies.launch(state, placement, view)
         for run_id in placement.pauses:
             book.lanes.pause(run_id, pool.name)
         if placement.worker is not None:
@@ -52,10 +54,12 @@ def _view(book: Book, pool: Pool) -> PoolView:
         pipelines=book.pipelines,
         profiles=book.profiles,
         lanes=book.lanes,
+        outcomes=book.outcomes,
         pool=pool.name,
         workers=pool.usable,
         warmth=pool.warmth,
         dispatched=pool.dispatched,
+        waiting=pool.waiting.values(),
         tiers_tokens=pool.tiers_tokens,
         live_tokens=pool.waiting_tokens + sum(book.lanes.home(name).live_tokens for name in pool.workers)
         if pool.tiers_tokens

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from amf.core.policy import admission, budget, ordering, residency, room, sharing, tiers
+from amf.core.policy import admission, budget, ordering, residency, room, sharing, speculation, tiers
 from amf.core.policy.interface import Order, Policies, Route
 from amf.core.policy.rivals import (
     autellix,
@@ -48,7 +48,8 @@ _FABRIC = Policies(
     admit=admission.by_demand,
     budget=budget.by_critical_path,
     stated=budget.by_remaining_path,
-    order=ordering.renewed_slack,
+    order=speculation.behind(ordering.renewed_slack),
+    launch=speculation.priced,
     share=sharing.by_service,
     route=tiers.hold_back_at_the_last_tier,
     may_start=room.may_start,
@@ -85,6 +86,7 @@ BUNDLES: dict[str, Policies] = {
         replace(_queued("static-split", ordering.least_slack), budget=budget.static_split),
         replace(_PLAIN, name="essay", route=essay.essay, budget=budget.static_split, order=ordering.least_slack),
         _FABRIC,
+        replace(_FABRIC, name="fabric-kill", launch=speculation.always),
         replace(_FABRIC, name="fabric-hard", expire=deadline.at_deadline),
         replace(_FABRIC, name="fabric-clairvoyant", retain=residency.to_break_even, clairvoyant=True),
     )

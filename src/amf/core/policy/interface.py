@@ -1,6 +1,6 @@
 """What a policy sees, what it answers, and the bundle of choices a fabric runs with."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, TypeVar
@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from amf.core.config import FabricConfig
 from amf.core.decisions import Because
 from amf.core.state.lanes import Lanes
+from amf.core.state.outcomes import Outcomes
 from amf.core.state.pipelines import CallState, Pipeline, Pipelines
 from amf.core.state.pledges import Pledges
 from amf.core.state.profiles import Profiles
@@ -27,6 +28,7 @@ class View:
     pipelines: Pipelines
     profiles: Profiles
     lanes: Lanes
+    outcomes: Outcomes
     _memory: dict[Hashable, Any] = field(default_factory=dict)
 
     def remembered(self, key: Hashable, compute: Callable[[], Value]) -> Value:
@@ -49,7 +51,8 @@ class FleetView(View):
 class PoolView(View):
     """One pool: its usable workers by name, its registry, how many calls it was ever given (for round-robin), and the workers
     that take nothing new because a call that has waited too long needs their memory. `tiers_tokens`: HBM and DRAM of all
-    workers, 0 where none has a DRAM tier; there `live_tokens` is what the contexts of all live pipelines take."""
+    workers, 0 where none has a DRAM tier; there `live_tokens` is what the contexts of all live pipelines take. `waiting`: all
+    calls that wait here."""
 
     pool: str
     workers: list[WorkerState]
@@ -58,6 +61,7 @@ class PoolView(View):
     reserved: set[str] = field(default_factory=set)
     tiers_tokens: int = 0
     live_tokens: int = 0
+    waiting: Collection[CallState] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,7 @@ Order = Callable[[CallState, float | None, View], float]
 Share = Callable[[Mapping[str, float], FabricConfig], Mapping[str, int]]
 Route = Callable[[CallState, PoolView], Placement]
 MayStart = Callable[[CallState, PoolView], bool]
+Launch = Callable[[CallState, Placement, PoolView], Placement]
 Retain = Callable[[WorkerState, int, FabricConfig], float]
 Expire = Callable[[Pipeline], float]
 
@@ -110,8 +115,9 @@ class Policies:
     when do we say that it must (None: as `budget` does)?  order: latest start (absolute s), lowest goes first.  share: by what
     the tenants that wait were served (weighted tokens), in which step is each? Lower steps go first, whatever `order` says;
     None: nobody asks whose a call is.  route: which worker, or none yet?  may_start: a cheap question before `route`, false
-    only where that would hold a call that it has held before.  retain: for how long (s) is an idle context that is sure to be
-    used again protected?  expire: when (absolute s, infinite: never) is the pipeline ended unfinished?
+    only where that would hold a call that it has held before.  launch: is an alternative of a branch group worth what it costs
+    where it was placed, or does it wait? None: alternatives are calls like others.  retain: for how long (s) is an idle context
+    that is sure to be used again protected?  expire: when (absolute s, infinite: never) is the pipeline ended unfinished?
 
     `reads_reports`: it looks at what workers report of their load. `clairvoyant`: it is an ablation that needs a plan of the
     future for its predictions, so nothing live can run it."""
@@ -123,6 +129,7 @@ class Policies:
     route: Route
     retain: Retain
     may_start: MayStart = always
+    launch: Launch | None = None
     stated: Budget | None = None
     share: Share | None = None
     expire: Expire = never

@@ -10,16 +10,19 @@ from amf.core.config import FabricConfig
 from amf.core.events import CallFinished
 from amf.core.graph import CallGraph
 from amf.core.state import reports
+from amf.core.state.branches import Branches
 from amf.core.state.expiries import Expiries
 from amf.core.state.lanes import Lanes
 from amf.core.state.ledger import Account, charge
+from amf.core.state.outcomes import Outcomes
 from amf.core.state.pipelines import CallState, CallStatus, Pipeline, Pipelines
 from amf.core.state.pledges import Pledges
 from amf.core.state.pools import Pool
 from amf.core.state.prediction import Place
 from amf.core.state.profiles import Profiles
+from amf.core.state.shared import shared_tokens
 from amf.core.state.workers import Flight, WorkerState
-from amf.core.types import Call, Prefix, Worker
+from amf.core.types import Call, Worker
 
 _OUTCOMES = ("finished", "failed", "refused", "cancelled")
 _CUT_SHORT = ("cancelled", "expired")  # ways to end from which nothing is learned about how pipelines end
@@ -38,6 +41,7 @@ class Book:
         self.expiries = Expiries()
         self.silences = Expiries()  # when a pipeline without an open call is probably over
         self.pledges = Pledges()
+        self.outcomes = Outcomes(config.max_profiles)
         self.account = Account()
         self.counts = dict.fromkeys(("opened", "closed", "calls", *_OUTCOMES, "retried"), 0)
         self.closed: dict[str, dict[str, object]] = {}
@@ -104,6 +108,12 @@ class Book:
         while len(pipeline.edges) > self.config.max_hops_per_pipeline:
             del pipeline.edges[next(iter(pipeline.edges))]
         self.pipelines.add_call(state)
+        if call.branch:
+            pipeline.branches = pipeline.branches or Branches(
+                self.config.max_branch_groups, self.config.max_branch_members
+            )
+            self.pipelines.branching[call.run_id] = None
+            pipeline.branches.enter(call, state.hop_id, pipeline.graph)
         if returns:
             self._pledge(pipeline)
         self.pipelines.touch(call.run_id, self.now_s)
@@ -247,6 +257,8 @@ class Book:
         self.pipelines.end_call(state.call.call_id)
         pipeline = self.pipelines.get(state.call.run_id)
         assert pipeline is not None
+        if pipeline.branches is not None:
+            pipeline.branches.left(state.call, self.now_s)
         setattr(pipeline, outcome, getattr(pipeline, outcome) + 1)
         self.counts[outcome] += 1
         self.pipelines.touch(pipeline.run_id, self.now_s)
@@ -374,17 +386,3 @@ class Book:
             call.prompt_tokens - pool.warmth.hit(lane.worker, call.prefix, self.now_s).tokens <= cold_tokens
         )
         self.lanes.arrived(call.run_id, call.pool, still_warm)
-
-
-def shared_tokens(one: Prefix, other: Prefix) -> int:
-    """Tokens of the longest common prefix, by bisection on the chained keys; counted as `other` counts them."""
-    low, high = 0, min(len(one.keys), len(other.keys))
-    if high and one.keys[high - 1] == other.keys[high - 1]:  # as when a conversation goes on
-        return other.tokens_at(high)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one.keys[middle - 1] == other.keys[middle - 1]:
-            low = middle
-        else:
-            high = middle - 1
-    return other.tokens_at(low)

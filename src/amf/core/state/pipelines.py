@@ -6,6 +6,7 @@ from enum import StrEnum
 from math import inf
 
 from amf.core.graph import CallGraph
+from amf.core.state.branches import Branches
 from amf.core.state.hindsight import MOST_STAGES, Stage
 from amf.core.state.ledger import Account
 from amf.core.state.prediction import Place
@@ -88,6 +89,7 @@ class Pipeline:
     size: float = 1.0  # times the mean pipeline of its graph, as was expected at its start
     end_learned: bool = False
     promise_judged: bool = False
+    branches: Branches | None = None  # its branch groups, once a call was in one
     contexts: dict[str, int] = field(default_factory=dict)  # pool -> tokens of the last finished prompt and its answer
     attained: dict[str, tuple[float, float]] = field(default_factory=dict)  # pool -> (weighted tokens, as of when)
 
@@ -115,6 +117,7 @@ class Pipelines:
     def __init__(self) -> None:
         self._live: dict[str, Pipeline] = {}
         self.silent: dict[str, None] = {}  # live runs that are probably over, silent longest first
+        self.branching: dict[str, None] = {}  # live runs with branch groups
         self._calls: dict[str, CallState] = {}
 
     def __len__(self) -> int:
@@ -160,6 +163,7 @@ class Pipelines:
     def close(self, run_id: str) -> Pipeline:
         pipeline = self._live.pop(run_id)
         self.silent.pop(run_id, None)
+        self.branching.pop(run_id, None)
         assert not pipeline.live, "a pipeline was closed with calls still live"
         return pipeline
 
@@ -176,4 +180,9 @@ class Pipelines:
     def check_invariants(self) -> None:
         owned = [call_id for pipeline in self._live.values() for call_id in pipeline.live]
         assert sorted(owned) == sorted(self._calls)
+        assert self.branching.keys() == {run_id for run_id, pipeline in self._live.items() if pipeline.branches}
+        for run_id in self.branching:
+            branches = self._live[run_id].branches
+            assert branches is not None
+            branches.check_invariants(state.call for state in self._live[run_id].live.values())
         assert all(run_id in self._live and not self._live[run_id].live for run_id in self.silent)

@@ -26,6 +26,7 @@ def of_pipeline(pipeline: Pipeline, now_s: float) -> dict[str, object]:
         "cancelled": pipeline.cancelled,
         "hops": dict(pipeline.hops),
         "edges": [list(edge) for edge in pipeline.edges],
+        "groups": pipeline.branches.to_dict() if pipeline.branches else {},
         "live_calls": [_of_call(state, now_s) for state in pipeline.live.values()],
         "account": pipeline.account.to_dict(),
     }
