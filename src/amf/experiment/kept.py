@@ -19,7 +19,8 @@ _PLAYS = ("core", "sim", "simulate", "experiment/studies")
 def run_file(folder: Path, study: str, label: str, scenario: Scenario, case: Case) -> Path:
     """In `folder`. A case's bundle is code of the study, known by the case's name. Raises OSError."""
     recording = _content(scenario.workload.path) if scenario.workload.path else ""
-    told = (study, label, scenario, recording, case.policy, case.seed, case.config, case.error_sigma, case.calibrated)
+    how = (case.policy, case.seed, case.config, case.error_sigma, case.calibrated, case.speculation)
+    told = (study, label, scenario, recording, *how)
     package = Path(str(files("amf")))
     code = [_content(package / part) for part in _PLAYS]
     return folder / f"{blake2b(f'{code}{told!r}'.encode(), digest_size=16).hexdigest()}.json"

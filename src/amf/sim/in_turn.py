@@ -43,7 +43,9 @@ def in_turn(plan: PipelinePlan) -> PipelinePlan:
 
 
 def workload_in_turn(workload: Workload) -> Workload:
-    """The same pipelines, one thing after the other in each."""
+    """The same pipelines, one thing after the other in each; the same workload, if no pipeline speculates."""
+    if not any(plan.speculates for plan in workload.pipelines):
+        return workload
     graphs = {graph.name: graph for graph in (*workload.graphs, *workload.graphs_in_turn)}
     plans = tuple(in_turn(plan) for plan in workload.pipelines)
     return replace(workload, pipelines=plans, graphs=tuple(graphs.values()), graphs_in_turn=())

@@ -1,16 +1,16 @@
 """A pipeline with groups and guesses while it runs, its client trying everything at once.
 
-All attempts of a group are sent together; a guess is sent as soon as it can be made. After each test the client knows more: once
-as many attempts have succeeded as are wanted, what comes next is sent, and the others have lost. A guess is right or wrong when
-the parents that it did not wait for have answered. Until then nothing that would follow a right one is sent, and no guess is made
-on top of it.
+All attempts of a group are sent together; a guess is sent as soon as it can be made. After each test the client knows more:
+once as many attempts have succeeded as are wanted, what comes next is sent, and the others have lost. A guess is right or
+wrong when the parents that it did not wait for have answered. Until then nothing that would follow a right one is sent, and no
+guess is made on top of it.
 
 A *managed* client names the branch of each such call and tells the fabric what it decides; no more is sent of what has lost. An
 unmanaged one sends plain calls: what has lost runs to its end, further calls included, and is thrown away.
 
-The fabric may end a branch for reasons of its own. Such an attempt is no failure of the pipeline; if nothing else succeeds, it is
-tried again, alone and as a plain call. A guess that it ended is sent when its parents have answered. Only a call that is needed
-ends the pipeline by its failure.
+The fabric may end a branch for reasons of its own. Such an attempt is no failure of the pipeline; if nothing else succeeds, it
+is tried again, alone and as a plain call. A guess that it ended is sent when its parents have answered. Only a call that is
+needed ends the pipeline by its failure.
 """
 
 from dataclasses import dataclass, field, replace
@@ -104,7 +104,8 @@ class SpeculatingPipeline(LivePipeline):
         call = super().call(plan, now_s)
         self._out += 1
         self._is_closed = self._is_closed or call.final
-        return replace(call, **self._branch(plan.index)) if self._managed else call
+        branch, hint = self._branch(plan.index) if self._managed else ("", None)
+        return replace(call, branch=branch, branch_hint=hint)
 
     def settle(self, plan: CallPlan, status: CallStatus, now_s: float) -> None:
         self._out -= 1
@@ -151,7 +152,7 @@ class SpeculatingPipeline(LivePipeline):
             self._decisions.append((group.plan.name, (attempt.name,), ()))
         else:
             attempt.state = "failed"
-            worse = attempt
+            worse: _Attempt | None = attempt
             if group.plan.kind is GroupKind.BEST_OF:
                 best, worse = _by_score(attempt, group.best)
                 group.best = best
@@ -235,19 +236,19 @@ class SpeculatingPipeline(LivePipeline):
         """Of a group, those whose work is used; all, if nobody's is."""
         return super()._hops(tuple(parent for parent in parents if parent not in self._lost) or parents)
 
-    def _branch(self, index: int) -> dict[str, str | BranchHint]:
-        """What a call says of the branch that it is of."""
+    def _branch(self, index: int) -> tuple[str, BranchHint | None]:
+        """What a call says of the branch that it is of, if it is of one."""
         attempt, guess = self._attempts.get(index), self._guesses.get(index)
         if attempt is not None and not attempt.alone and not attempt.group.decided:
             group = attempt.group.plan
             hint = BranchHint(
                 kind=group.kind.value, k=group.k, probability=attempt.plan.probability, of=len(group.attempts)
             )
-            return {"branch": f"{group.name}/{attempt.name}", "branch_hint": hint}
+            return f"{group.name}/{attempt.name}", hint
         if guess is not None and not guess.decided:
             hint = BranchHint(kind=GroupKind.PREDICTED.value, probability=guess.plan.probability, of=1)
-            return {"branch": f"{guess.plan.name}/{guess.name}", "branch_hint": hint}
-        return {}
+            return f"{guess.plan.name}/{guess.name}", hint
+        return "", None
 
 
 def _by_score(one: _Attempt, other: _Attempt | None) -> tuple[_Attempt, _Attempt | None]:

@@ -1,11 +1,10 @@
 """The other shell: the same `Fabric`, simulated workers and planned pipelines, in virtual time.
 
-A heap of (time, number, action) is the clock. Performing a decision pushes what follows from it; a worker's next event
-is one entry, renewed whenever the worker is touched. The numbering makes ties deterministic, so one seed gives one run.
-A pipeline with groups is played with everything at once (`sim/live_branches.py`); to play it without, give the workload in turn
-(`sim/in_turn.py`). Belief and truth stay apart: the fabric learns of a worker only by the events this file sends, which may be late, lost,
-or never come (`Faults`). Load reports are read only for a policy that looks at them (`sim/scrape.py`).
-"""
+A heap of (time, number, action) is the clock. Performing a decision pushes what follows from it; a worker's next event is one
+entry, renewed whenever the worker is touched. The numbering makes ties deterministic, so one seed gives one run. A pipeline
+with groups is played with everything at once (`sim/live_branches.py`); to play it without, give the workload in turn
+(`sim/in_turn.py`). Belief and truth stay apart: the fabric learns of a worker only by the events this file sends, which may be
+late, lost, or never come (`Faults`). Load reports are read only for a policy that looks at them (`sim/scrape.py`)."""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from amf.core.config import FabricConfig
 from amf.core.decisions import Cancel, Decision, Dispatch, Refuse, WakeAt
 from amf.core.events import (
     CallArrived,
+    CallCancelled,
     CallFailed,
     CallFinished,
     Event,
@@ -42,7 +42,6 @@ from amf.sim.plan import CallPlan, PipelinePlan, Workload
 from amf.sim.report import CallRecord, CallStatus, PipelineRecord, RunRecords
 from amf.sim.scrape import Scraper
 from amf.sim.worker import QueueFull, RequestTooLarge, SimWorker, WorkerStats
-
 
 _STATUS_OF: Mapping[str, CallStatus] = {"upstream_failed": "failed", "branch_cancelled": "cancelled"}
 
@@ -138,7 +137,7 @@ class Simulation:
             action()
         for call_id, call in list(self._calls.items()):
             if isinstance(call.live, SpeculatingPipeline):  # whoever has lost may still be running
-                self._spend(call)
+                self._tell(CallCancelled(at_s=self.now_s, call_id=call_id))
                 self._end(call_id, "cancelled", "the run is over")
         pipelines = [each.record() if isinstance(each, LivePipeline) else each for each in self._pipelines.values()]
         return RunRecords(pipelines=pipelines, calls=self.records)
@@ -193,12 +192,12 @@ class Simulation:
     def _tell(self, event: Event) -> None:
         """Tell the fabric and do what it decides. What is told while that is done comes after it."""
         self._news.append(event)
-        while len(self._news) == 1 and self._news[0] is event:
-            for decision in self.fabric.handle(event):
+        if len(self._news) > 1:
+            return
+        while self._news:
+            for decision in self.fabric.handle(self._news[0]):
                 self._perform(decision)
             self._news.popleft()
-            if self._news:
-                event = self._news[0]
 
     def _perform(self, decision: Decision) -> None:
         match decision:

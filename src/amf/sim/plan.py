@@ -92,11 +92,11 @@ class GuessPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelinePlan:
-    """One pipeline. `arrival_s` is set for open-loop workloads; None means "as soon as a place is free" (closed loop).
-    `slo_s` is the end-to-end deadline relative to the start, or None. `declared`: send graph, hop and parents explicitly
-    (a declared or framework pipeline); False: send nothing, as a plain client would. `tenant`: whose it is. `speculates`: it has
-    groups or guesses, or had them before somebody decided to do one thing after the other; `unused`: calls of which it is known
-    then that nobody uses their work."""
+    """One pipeline. `arrival_s` is set for open-loop workloads; None means "as soon as a place is free" (closed loop). `slo_s`
+    is the end-to-end deadline relative to the start, or None. `declared`: send graph, hop and parents explicitly (a declared
+    or framework pipeline); False: send nothing, as a plain client would. `tenant`: whose it is. `speculates`: it has groups or
+    guesses, or had them before somebody decided to do one thing after the other; `unused`: calls of which it is known then
+    that nobody uses their work."""
 
     pipeline_id: str
     graph: str
