@@ -17,6 +17,7 @@ from amf.experiment.studies import (
     scale,
     sessions,
     slo_scale,
+    speculation,
     staleness,
     tiers,
 )
@@ -32,6 +33,7 @@ _MODULES: Mapping[str, ModuleType] = {
     "deadlines": deadlines,
     "slo-scale": slo_scale,
     "calibration": calibration,
+    "speculation": speculation,
     "ablation": ablation,
     "estimator-error": estimator_error,
     "staleness": staleness,
