@@ -56,7 +56,7 @@ MAY_IMPORT = {
 # Inside core: fabric -> policy -> state -> graph, cost -> types. Lower number = deeper; nobody imports upwards.
 CORE_LAYERS = {
     "types": 0, "config": 0, "graph_parts": 0, "model": 0, "graph_form": 1, "graph": 2, "path": 3, "cost": 1, "presets": 2,
-    "events": 3, "decisions": 0, "state": 4, "policy": 5, "pump": 6, "journal": 6, "fabric": 7,
+    "events": 3, "decisions": 0, "state": 4, "policy": 5, "pump": 6, "branching": 6, "journal": 6, "fabric": 7,
 }  # fmt: skip
 
 

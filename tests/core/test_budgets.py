@@ -178,9 +178,5 @@ def test_without_a_deadline_or_a_declaration_nothing_is_composed():
 
 
 def test_only_ours_states_another_time_than_it_orders_by():
-    assert [name for name, each in BUNDLES.items() if each.stated] == [
-        "fabric",
-        "fabric-kill",
-        "fabric-hard",
-        "fabric-clairvoyant",
-    ]
+    ours = ["fabric", "fabric-kill", "fabric-hard", "fabric-clairvoyant"]
+    assert [name for name, each in BUNDLES.items() if each.stated] == ours

@@ -12,6 +12,7 @@ from amf.core.state.demand import GraphDemand
 from amf.core.state.lanes import Lanes
 from amf.core.state.logline import Guess, LogLine
 from amf.core.state.mean import Mean
+from amf.core.state.outcomes import Outcomes
 from amf.core.state.pipelines import Pipeline, Pipelines
 from amf.core.state.pledges import Pledges
 from amf.core.state.profiles import Profiles
@@ -40,6 +41,7 @@ def ask(profiles: Profiles, budget_s: float, pledged: dict[int, float], workers:
         pipelines=Pipelines(),
         profiles=profiles,
         lanes=Lanes(),
+        outcomes=Outcomes(8),
         workers={"m": workers},
         pledges=pledges,
     )

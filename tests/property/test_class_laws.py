@@ -46,6 +46,7 @@ def view_of(room: Room) -> View:
         pipelines=book.pipelines,
         profiles=book.profiles,
         lanes=book.lanes,
+        outcomes=book.outcomes,
     )
 
 

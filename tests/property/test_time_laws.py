@@ -18,6 +18,7 @@ from amf.core.policy.interface import FleetView
 from amf.core.state.demand import Demand
 from amf.core.state.lanes import Lanes
 from amf.core.state.logline import LogLine
+from amf.core.state.outcomes import Outcomes
 from amf.core.state.pipelines import Pipeline, Pipelines
 from amf.core.state.pledges import Pledges
 from amf.core.state.profiles import Profiles
@@ -81,6 +82,7 @@ def verdict(profiles: Profiles, budget_s: float, pledged: list[tuple[float, floa
         pipelines=Pipelines(),
         profiles=profiles,
         lanes=Lanes(),
+        outcomes=Outcomes(8),
         workers={"m": 2},
         pledges=pledges,
     )

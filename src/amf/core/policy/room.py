@@ -12,7 +12,7 @@ from math import inf
 
 from amf.core.policy.interface import PoolView
 from amf.core.policy.routing import lapsed, reserves, yields
-from amf.core.state.pipelines import CallState
+from amf.core.state.pipelines import CallState, CallStatus
 from amf.core.state.workers import WorkerState
 
 
@@ -37,10 +37,19 @@ def may_start(state: CallState, view: PoolView) -> bool:
     tokens = room.tokens if state.due_s is None else room.urgent_tokens
     if lapsed(state, view):
         tokens = max(tokens, room.lapsed_tokens)
+    if _has_sibling_in_flight(state, view):
+        return True
     lane = view.lanes.get(state.call.run_id, state.call.pool)
     if lane is not None:  # a context is not in the way of its own pipeline
         tokens += lane.claimed_tokens
     return state.footprint_tokens <= tokens or state.call.prompt_tokens >= room.least_kv_tokens
+
+
+def _has_sibling_in_flight(state: CallState, view: PoolView) -> bool:
+    """Whether it might share memory that its pipeline holds already."""
+    pipeline = view.pipelines.get(state.call.run_id)
+    others = pipeline.live.values() if pipeline else ()
+    return any(other.status is CallStatus.RUNNING and other.call.pool == view.pool for other in others)
 
 
 def _room(view: PoolView) -> Room:
@@ -64,7 +73,7 @@ def _room_on(worker: WorkerState, view: PoolView) -> Room:
         or worker.name in view.reserved
     ):
         return Room(least_kv_tokens=kv_tokens)
-    home, free_tokens = view.lanes.home(worker.name), kv_tokens - worker.committed_tokens
+    home, free_tokens = view.lanes.home(worker.name), worker.free_tokens()
     claimed_tokens = home.protected_tokens + home.waiting_tokens
     return Room(
         tokens=free_tokens - claimed_tokens if busy or claimed_tokens else inf,

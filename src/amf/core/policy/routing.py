@@ -156,8 +156,10 @@ def _obstacle(state: CallState, worker: WorkerState, hit: Hit, view: PoolView) -
     call, config = state.call, view.config
     if worker.running >= worker.spec.max_running:
         return f"all {worker.spec.max_running} sequences are taken"
-    if 0 < worker.spec.kv_tokens < worker.committed_tokens + state.footprint_tokens:
-        return f"{_MEMORY}: {state.footprint_tokens} tokens needed, {max(worker.free_tokens(), 0)} not committed"
+    if 0 < worker.spec.kv_tokens < worker.reserved.tokens + state.footprint_tokens:
+        needed_tokens = worker.needed_tokens(call, state.footprint_tokens)
+        if needed_tokens > worker.free_tokens():
+            return f"{_MEMORY}: {needed_tokens} tokens needed, {max(worker.free_tokens(), 0)} not reserved"
     if call.prompt_tokens - hit.tokens > config.cold_tokens:
         if worker.cold_prefills >= config.max_cold_prefills:
             return "another cold prefill is running"
@@ -183,7 +185,8 @@ def _fits_beside_protected(state: CallState, worker: WorkerState, hit: Hit, view
     if not (lapsed(state, view) and yields(worker, view)):
         home = view.lanes.home(worker.name)
         protected_tokens = home.claimed_tokens(call.run_id, call.pool, state.due_s is not None)
-    if worker.committed_tokens + protected_tokens + state.footprint_tokens <= worker.spec.kv_tokens:
+    needed_tokens = worker.needed_tokens(call, state.footprint_tokens)
+    if worker.reserved.tokens + protected_tokens + needed_tokens <= worker.spec.kv_tokens:
         return True
     return protected_tokens <= 0 and not worker.flights  # an empty worker takes what no worker could hold
 

@@ -52,7 +52,7 @@ def priced(state: CallState, placement: Placement, view: PoolView) -> Placement:
     if odds >= 1.0:
         return placement
     worker = next(worker for worker in view.workers if worker.name == placement.worker)
-    saved_s = odds * _saved_s(state, view)
+    saved_s = odds * _saved_s(state, worker, placement, view)
     price_s = view.config.branch_price * (1.0 - odds) * _cost_s(state, worker, placement, view)
     if saved_s >= price_s:
         reason = f"a branch needed with odds {odds:.2f}: saves {saved_s:.2f} s for {price_s:.2f} s; "
@@ -64,11 +64,12 @@ def priced(state: CallState, placement: Placement, view: PoolView) -> Placement:
     return held(state, Because(reason=reason, alternatives=placement.because.alternatives), view)
 
 
-def _saved_s(state: CallState, view: PoolView) -> float:
-    """Expected service of the call, and of the client's test after it."""
+def _saved_s(state: CallState, worker: WorkerState, placement: Placement, view: PoolView) -> float:
+    """Expected service of the call, while nothing is known what it takes alone, and of the client's test after it."""
     call = state.call
     group = call.branch.split("/")[-2]
-    return view.profiles.expected_service_s(call) + view.outcomes.test_s((call.graph, group))
+    alone_s, _ = worker.toll_s(call.prompt_tokens, placement.hit_tokens or 0, int(state.expected_output_tokens))
+    return (view.profiles.expected_service_s(call) or alone_s) + view.outcomes.test_s((call.graph, group))
 
 
 def _cost_s(state: CallState, worker: WorkerState, placement: Placement, view: PoolView) -> float:

@@ -68,8 +68,8 @@ def _obstacle(state: CallState, worker: WorkerState, view: PoolView) -> str:
         return "its memory is kept free for a call that has waited too long"
     if worker.running >= worker.spec.max_running:
         return f"all {worker.spec.max_running} sequences are taken"
-    if worker.flights and worker.committed_tokens + state.footprint_tokens > worker.kv_tokens:
-        return f"memory: {state.footprint_tokens} tokens needed, {max(worker.free_tokens(), 0)} not committed"
+    if worker.flights and worker.free_tokens() < (needed_tokens := worker.needed_tokens(call, state.footprint_tokens)):
+        return f"memory: {needed_tokens} tokens needed, {max(worker.free_tokens(), 0)} not reserved"
     if view.live_tokens <= config.tier_margin * view.tiers_tokens:
         return ""
     obstacle = _obstacle_to_cold(state, worker, view)
@@ -86,7 +86,7 @@ def _obstacle_to_cold(state: CallState, worker: WorkerState, view: PoolView) -> 
     run_id, pool = state.call.run_id, state.call.pool
     if worker.flights and home.waiting_tokens_beside(run_id, pool):
         return "warm calls go first"
-    held_tokens = worker.committed_tokens + home.claimed_tokens(run_id, pool, state.due_s is not None)
+    held_tokens = worker.reserved.tokens + home.claimed_tokens(run_id, pool, state.due_s is not None)
     if held_tokens and held_tokens + state.footprint_tokens > view.config.tier_margin * worker.tiers_tokens:
         return "protected: its tiers belong to contexts inside their break-even time"
     return ""

@@ -147,8 +147,9 @@ class Book:
             restore_s = worker.restore_s(hit.tokens - hit.hbm_tokens, self.config)
         flight = Flight(
             call_id=call.call_id,
+            run_id=call.run_id,
             attempt=state.attempt,
-            prompt_tokens=call.prompt_tokens,
+            prefix=call.prefix,
             hit_tokens=hit_tokens,
             footprint_tokens=state.footprint_tokens,
             prefill_s=prefill_s,

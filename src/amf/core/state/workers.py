@@ -15,7 +15,8 @@ from math import exp, inf
 from amf.core.config import FabricConfig
 from amf.core.cost import decode_iteration_s, decode_s, decode_share_s, full_batch, prefill_s
 from amf.core.state.pace import Pace, Paces
-from amf.core.types import Worker
+from amf.core.state.reservations import Reservations
+from amf.core.types import Call, Prefix, Worker
 
 _FEW_TOKENS = 8  # of an answer, say nothing of the speed of decoding
 _SLOWEST = 100.0  # times what was expected: no more is believed
@@ -33,10 +34,11 @@ class Flight:
     """One attempt of a call on a worker."""
 
     call_id: str
+    run_id: str
     attempt: int
-    prompt_tokens: int
+    prefix: Prefix
     hit_tokens: int
-    footprint_tokens: int  # prompt and expected output: the memory it will take
+    footprint_tokens: int  # prompt and expected output: the memory it will take, what it shares with siblings included
     prefill_s: float
     restore_s: float  # before it: loading back what lies in a lower tier
     sent_s: float
@@ -47,6 +49,10 @@ class Flight:
     used_s: float = -inf  # last use of its warm prefix before this dispatch
     prefilling: bool = True
     first_token_s: float | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.prefix.total_tokens
 
     @property
     def uncached_tokens(self) -> int:
@@ -68,7 +74,8 @@ class WorkerState:
         self.profile = spec.profile
         self.status = WorkerStatus.UP
         self.flights: dict[str, Flight] = {}
-        self.committed_tokens = 0
+        self.committed_tokens = 0  # of all that flies, as decoding reads it
+        self.reserved = Reservations(spec.block_tokens)  # the memory it takes
         self.cold_prefills = 0
         self.pending_prefill_tokens = 0
         self.prefill_free_s = -inf
@@ -130,13 +137,18 @@ class WorkerState:
         return total_s * exp((as_of_s - now_s) / _RECENT_S) if total_s else 0.0
 
     def free_tokens(self) -> int:
-        """KV memory not committed to calls in flight. May be negative."""
-        return self.spec.kv_tokens - self.committed_tokens
+        """KV memory not reserved for calls in flight. May be negative."""
+        return self.spec.kv_tokens - self.reserved.tokens
+
+    def needed_tokens(self, call: Call, footprint_tokens: int) -> int:
+        """The memory that a call would take here, beside what its siblings hold already."""
+        return self.reserved.needed(call.run_id, call.prefix, footprint_tokens)
 
     def start(self, flight: Flight) -> None:
         self.flights[flight.call_id] = flight
         self.dispatched += 1
         self.committed_tokens += flight.footprint_tokens
+        self.reserved.add(flight.run_id, flight.call_id, flight.prefix, flight.footprint_tokens)
         self.cold_prefills += flight.cold
         self.pending_prefill_tokens += flight.uncached_tokens
         self.prefill_free_s = flight.due_s
@@ -172,6 +184,7 @@ class WorkerState:
             self._leave_prefill(flight)
             self.prefill_free_s = now_s + sum(f.prefill_s for f in self.flights.values() if f.prefilling)
         self.committed_tokens -= flight.footprint_tokens
+        self.reserved.remove(flight.run_id, call_id)
         if output_tokens is not None:
             self._learn_speed(flight, now_s, output_tokens)
         self._refresh_decode()
@@ -180,6 +193,7 @@ class WorkerState:
     def check_invariants(self) -> None:
         flights = self.flights.values()
         assert self.committed_tokens == sum(f.footprint_tokens for f in flights)
+        self.reserved.check_invariants({f.call_id for f in flights})
         assert self.cold_prefills == sum(1 for f in flights if f.prefilling and f.cold)
         assert self.pending_prefill_tokens == sum(f.uncached_tokens for f in flights if f.prefilling)
         assert all(call_id == flight.call_id for call_id, flight in self.flights.items())

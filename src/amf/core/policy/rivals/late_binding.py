@@ -55,6 +55,6 @@ def _obstacle(state: CallState, worker: WorkerState, view: PoolView) -> str:
         return "all sequences are taken"
     if worker.backlog_s(view.now_s) > view.config.start_soon_s:
         return "another prefill is in front"
-    if worker.kv_tokens and worker.free_tokens() < state.footprint_tokens:
+    if worker.kv_tokens and worker.free_tokens() < worker.needed_tokens(state.call, state.footprint_tokens):
         return _MEMORY
     return ""
