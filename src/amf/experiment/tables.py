@@ -9,6 +9,11 @@ from amf.sim.paired import FIGURES
 from amf.sim.text_table import TextTable
 
 _WORDS = {True: "yes", False: "NO", None: "unknown"}
+_SPECULATION = {
+    "needless_tokens": "needless tokens",
+    "wasted_share": "wasted share",
+    "hit_ratio": "hit ratio of what is used",
+}
 _SPREADS = {"jct_s": "JCT", "ttft_s": "TTFT", "stretch": "stretch", "lateness_s": "lateness"}
 
 
@@ -50,9 +55,7 @@ def figure_name(figure: str) -> str:
         return FIGURES[figure]
     head, _, part = figure.partition(".")
     if head == "speculation":
-        return {"wasted_share": "wasted share", "hit_ratio": "hit ratio of what is used"}.get(
-            part, f"JCT of {part.replace('.', ' ')}"
-        )
+        return _SPECULATION.get(part, f"JCT of {part.replace('.', ' ')}")
     if head == "measured":
         return {"calls_per_s": "simulated calls/s", "peak_bytes": "memory, bytes"}[part]
     if head == "calibration":
@@ -129,6 +132,7 @@ _COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("others mean s", _at("speculation.others.mean")),
     ("others p99 s", _at("speculation.others.p99")),
     ("wasted", _percent("speculation.wasted_share")),
+    ("needless tokens", _at("speculation.needless_tokens")),
     ("hit of used", _percent("speculation.hit_ratio")),
     ("within p50", _percent("calibration.p50")),
     ("within p90", _percent("calibration.p90")),

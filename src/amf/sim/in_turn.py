@@ -17,8 +17,8 @@ from amf.sim.plan import AttemptPlan, CallPlan, GroupPlan, PipelinePlan, Workloa
 class _Made:
     """What is made of a plan's groups. `waits`: of a call for others instead of its parents; `gaps_s`: besides its own."""
 
-    left_out: set[int] = field(default_factory=set)
-    unused: set[int] = field(default_factory=set)
+    left_out: set[int]
+    unused: frozenset[int]
     stands_for: dict[int, int] = field(default_factory=dict)  # the last call of an attempt -> that of the last one made
     waits: dict[int, tuple[int, ...]] = field(default_factory=dict)
     gaps_s: dict[int, float] = field(default_factory=dict)
@@ -28,7 +28,7 @@ def in_turn(plan: PipelinePlan) -> PipelinePlan:
     """The plan if it has neither groups nor guesses."""
     if not plan.groups and not plan.guesses:
         return plan
-    made = _Made(left_out={call for guess in plan.guesses for call in guess.wrong})
+    made = _Made(left_out={call for guess in plan.guesses for call in guess.wrong}, unused=in_vain(plan))
     for group in plan.groups:
         _make(group, plan, made)
     kept = [call for call in plan.calls if call.index not in made.left_out]
@@ -71,9 +71,19 @@ def used(group: GroupPlan, made: Iterable[AttemptPlan]) -> list[AttemptPlan]:
     return good[: group.k]
 
 
+def in_vain(plan: PipelinePlan) -> frozenset[int]:
+    """Calls (indices in this plan) that are made one after another, and whose work nobody uses then either."""
+    return frozenset(
+        call
+        for group in plan.groups
+        for attempt in tried(group)
+        if not any(attempt is each for each in used(group, tried(group)))
+        for call in attempt.calls
+    )
+
+
 def _make(group: GroupPlan, plan: PipelinePlan, made: _Made) -> None:
     attempts = tried(group)
-    taken = used(group, attempts)
     last = attempts[-1].calls[-1]
     before: AttemptPlan | None = None
     for attempt in group.attempts:
@@ -81,8 +91,6 @@ def _make(group: GroupPlan, plan: PipelinePlan, made: _Made) -> None:
         if not any(attempt is each for each in attempts):
             made.left_out.update(attempt.calls)
             continue
-        if not any(attempt is each for each in taken):
-            made.unused.update(attempt.calls)
         if before is not None:
             made.waits[attempt.calls[0]] = (before.calls[-1],)
             made.gaps_s[attempt.calls[0]] = before.test_s

@@ -32,6 +32,7 @@ class LivePipeline:
                 self._children[parent].append(call)
         self._ready = [call for call in plan.calls if not call.parents]
         self._left = len(plan.calls)
+        self._in_vain = frozenset(plan.unused)
 
     @property
     def ended(self) -> bool:
@@ -89,12 +90,13 @@ class LivePipeline:
             self.status = "completed"
 
     def record(self) -> PipelineRecord:
-        return replace(judged(self.plan, self.start_s, self.end_s, self.status), unused=self.unused)
+        found = judged(self.plan, self.start_s, self.end_s, self.status)
+        return replace(found, unused=self.unused, needless=self.unused - self._in_vain)
 
     @property
     def unused(self) -> frozenset[int]:
         """Calls whose work nobody uses."""
-        return frozenset(self.plan.unused)
+        return self._in_vain
 
     def _done(self, index: int) -> None:
         for child in self._children[index]:

@@ -19,6 +19,7 @@ from typing import Literal
 from amf.core.events import BranchDecided, Event, PipelineClosed
 from amf.core.graph import GroupKind
 from amf.core.types import BranchHint, Call
+from amf.sim.in_turn import in_vain
 from amf.sim.live import LivePipeline, Test
 from amf.sim.plan import AttemptPlan, CallPlan, GroupPlan, GuessPlan, PipelinePlan
 from amf.sim.report import CallStatus
@@ -56,6 +57,7 @@ class SpeculatingPipeline(LivePipeline):
     def __init__(self, plan: PipelinePlan, start_s: float, managed: bool) -> None:
         super().__init__(plan, start_s)
         self._managed = managed
+        self._in_vain = in_vain(plan)
         self._attempts: dict[int, _Attempt] = {}  # by call, as the guesses
         self._guesses: dict[int, _Guess] = {}
         self._sent = {call.index for call in self._ready}

@@ -16,9 +16,10 @@ know is null, never guessed; a sum over nothing is 0.
 - `recomputed_tokens`: prefilled although the same pool had computed them before: ideal minus cached over all answered
   calls, at least 0. Taken over the sum, since which of two calls comes first with a shared prefix is a matter of timing.
 - `wasted_speculative_tokens`: computed and produced by calls whose work nobody used, whether they ended, were cancelled or were
-  still running: attempts that failed or lost, and wrong guesses. `speculation`: `wasted_share` of all tokens computed and
-  produced; `hit_ratio` of answered calls that are not such; completion times of pipelines that speculate (`own`) and of the
-  `others`. Null where none speculates.
+  still running: attempts that failed or lost, and wrong guesses. `speculation`: `needless_tokens` are those of them that a
+  client would not waste that does one thing after the other; `wasted_share` of all tokens computed and produced; `hit_ratio`
+  of answered calls whose work was used; completion times of pipelines that speculate (`own`) and of the `others`. Null where
+  none speculates.
 - `gpu_s`, `cost_usd`: the whole fleet for the length of the run, idle or not, as it is paid for.
 - `bytes`: `kv` written by prefill and decode; `reprefill` the part of it recomputed; `serialisation` four bytes for every
   prompt and output token that crosses the wire; `churn` KV of wasted speculation; `weights` read, if counted.
@@ -72,7 +73,8 @@ class CallRecord:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineRecord:
     """One pipeline as it went. `met` is None without a deadline, or if it was cut off while it could still be met. `unused`:
-    its calls (indices) whose work nobody used, where it `speculates`."""
+    its calls (indices) whose work nobody used, where it `speculates`; `needless`: those of them that a client would not waste
+    that does one thing after the other."""
 
     pipeline: str
     graph: str
@@ -84,6 +86,7 @@ class PipelineRecord:
     met: bool | None = None
     speculates: bool = False
     unused: frozenset[int] = frozenset()
+    needless: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +213,8 @@ def compare(baseline: Report, ours: Report) -> dict[str, float | None]:
         gains[f"lateness_s.{part}"] = _ratio_of_lateness(baseline["lateness_s"][part], ours["lateness_s"][part])
     for name in ("recomputed_tokens", "gpu_s", "wasted_speculative_tokens"):
         gains[name] = _ratio(baseline[name], ours[name])
+    needless = baseline["speculation"]["needless_tokens"], ours["speculation"]["needless_tokens"]
+    gains["speculation.needless_tokens"] = _ratio(*needless)
     for name in ("own", "others"):
         for part in ("mean", "p50", "p95", "p99"):
             pair = baseline["speculation"][name][part], ours["speculation"][name][part]
@@ -237,14 +242,17 @@ def _speculation(
     records: RunRecords, answered: Sequence[CallRecord], wasted: Sequence[CallRecord] | None
 ) -> dict[str, Any]:
     if wasted is None:
-        return {"wasted_share": None, "hit_ratio": None, "own": spread([]), "others": spread([])}
+        unknown = dict.fromkeys(("needless_tokens", "wasted_share", "hit_ratio"))
+        return {**unknown, "own": spread([]), "others": spread([])}
     done = [(each.end_s - each.start_s, each.speculates) for each in records.pipelines if each.status == "completed"]
     all_tokens = sum(spent_tokens(call) for call in records.calls)
+    needless = {(each.pipeline, index) for each in records.pipelines for index in each.needless}
     thrown_away = {(call.pipeline, call.index) for call in wasted}
     used = [call for call in answered if (call.pipeline, call.index) not in thrown_away]
     known = [(call.prompt_tokens, call.cached_tokens) for call in used if call.cached_tokens is not None]
     prompt_tokens = sum(prompt for prompt, _ in known)
     return {
+        "needless_tokens": sum(spent_tokens(call) for call in wasted if (call.pipeline, call.index) in needless),
         "wasted_share": sum(spent_tokens(call) for call in wasted) / all_tokens if all_tokens else None,
         "hit_ratio": sum(cached for _, cached in known) / prompt_tokens if prompt_tokens else None,
         "own": spread([took_s for took_s, speculates in done if speculates]),

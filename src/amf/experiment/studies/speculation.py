@@ -78,9 +78,10 @@ def _goals(loads: tuple[float, ...]) -> Iterator[Goal]:
             yield against(_OFF, 8, load, "jct_s.mean", 1.09, "mean over all pipelines, over off")
         for count in _GRAPHS:
             yield against(_OFF, count, load, "speculation.others.mean", 0.95, "the others' mean over off")
-            yield against(
-                _UNMANAGED, count, load, "wasted_speculative_tokens", 3.0, "wasted tokens, unmanaged over ours"
-            )
+            wasted = "wasted tokens, unmanaged over ours"
+            yield against(_UNMANAGED, count, load, "wasted_speculative_tokens", 3.0, wasted)
+            needless = f"{wasted}, but for what off wastes, too"
+            yield against(_UNMANAGED, count, load, "speculation.needless_tokens", 3.0, needless)
             label = _label(_branches(count), load)
             yield Points(
                 name=f"{label}: hit ratio of what is used, minus off",
