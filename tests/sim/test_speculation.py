@@ -2,9 +2,11 @@
 wasted. Times are held against each other, so that they do not depend on what a call costs."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from amf.commands.bench import _workload
 from amf.core.decisions import Because, Decision, Refuse
 from amf.core.events import CallArrived, Event
 from amf.core.graph import GroupKind
@@ -355,6 +357,15 @@ def test_the_scenario_says_the_way_and_the_case_may_say_another():
     assert by_case.report != play_case(speculating("best-of-3"), replace(case, speculation=""), unwatched).report
     with pytest.raises(ScenarioError, match=r"speculation = 'manged' is unknown; did you mean 'managed'"):
         speculating("best-of-3", speculation="manged")
+
+
+def test_bench_does_one_thing_after_the_other(tmp_path: Path):
+    file = tmp_path / "s.toml"
+    file.write_text('[workload]\nkind = "graph"\ngraph = "best-of-3"\npipelines = 4\n')
+    workload, _ = _workload(file, None, None, None)
+    assert all(plan.speculates and not plan.groups for plan in workload.pipelines)
+    (graph,) = workload.graphs
+    assert not graph.branch_groups and {edge.probability for edge in graph.parents("attempt-2")} == {0.6}
 
 
 def test_the_clairvoyant_and_calibration_put_up_with_groups():

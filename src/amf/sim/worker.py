@@ -167,15 +167,15 @@ class SimWorker:
         return live.offset + self._scheduler.lockstep.tick + ahead
 
     def spent(self, request_id: str, now_s: float) -> int:
-        """Tokens that were computed and produced for it by `now_s`, but for what the cache gave; recomputation after a
-        preemption is not counted. 0 for a request that is unknown, or has not started."""
+        """Tokens that were produced for it by `now_s`, and computed with the iteration in flight, but for what the cache gave;
+        recomputation after a preemption is not counted. 0 for a request that is unknown, or has not started."""
         self._reach(now_s)
         live, flight = self._live.get(request_id), self._flight
         if live is None or live.cached_tokens < 0:
             return 0
         if live.phase >= 0 or live.produced:
             return live.request.prompt_tokens - live.cached_tokens + self.progress(request_id, now_s)
-        ahead = flight.done(now_s) - flight.booked if isinstance(flight, QuietRun) and live.seq >= 0 else 0
+        ahead = flight.begun(now_s) - flight.booked if isinstance(flight, QuietRun) and live.seq >= 0 else 0
         return max(0, live.computed + self._scheduler.tokens_ahead(ahead) - live.cached_tokens)
 
     def clear_cache(self, now_s: float) -> bool:
