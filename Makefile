@@ -42,7 +42,7 @@ bench: install-dev ## decision time and gateway overhead, as ratios; writes out/
 results: install ## every study into docs/results.md; TRACES=FOLDER adds recordings, RESULTS_ARGS=--resume keeps what is done
 	$(BIN)/amf experiment all --markdown docs/results.md $(if $(TRACES),--trace $(TRACES)) $(RESULTS_ARGS)
 
-engines: ## a real vLLM (3.4 GB, Linux on x86-64, Python 3.11 or 3.12) and llama.cpp (0.2 GB) for CPU, apart from all else
+engines: ## a real vLLM (3.4 GB, Linux on x86-64, Python 3.11 or 3.12), llama.cpp and SGLang (0.2 GB each) for CPU, apart from all else
 	$(PYTHON) bench/real/install.py $(ENGINES)
 
 test-engines: install-dev engines ## the tests that need real engines; they are started and stopped by them

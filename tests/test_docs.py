@@ -83,6 +83,7 @@ def declared(kind: type, *required: str) -> dict[str, Any]:
         ("configuration.md", '## `[pools."MODEL"]`', declared(config.PoolConfig, "tokenizer")),
         ("configuration.md", "## `[journal]`", declared(config.JournalConfig)),
         ("configuration.md", "## `[record]`", declared(config.RecordConfig)),
+        ("configuration.md", "## `[residency]`", declared(config.ResidencyOptions)),
         ("configuration.md", "## `[limits]`", declared(config.LimitsConfig)),
         (
             "configuration.md",
@@ -189,12 +190,14 @@ def test_every_header_is_documented():
         assert f"`{header}`" in text, header
 
 
-def test_what_is_read_and_measured_of_time_is_documented():
+def test_what_is_read_and_measured_of_time_and_branches_is_documented():
     text = page("docs/wire.md")
     for name in (*SLO_HEADERS, *SERVICE_TIERS):
         assert f"`{name}`" in text, name
     metrics = re.findall(r'(?:Counter|Histogram)\("(amf_\w+)"', (SOURCE / "gateway/slo_metrics.py").read_text())
     assert len(metrics) == 4
+    metrics += re.findall(r'"(amf_branch\w+)"', (SOURCE / "gateway/branch_metrics.py").read_text())
+    assert len(metrics) == 6
     for name in metrics:
         assert f"`{name}" in text, name
 
@@ -291,7 +294,11 @@ def test_commands_and_their_options_exist(path: Path):
             continue
         name, rest = match.group(1), match.group(2).partition(" #")[0]
         assert name in known, f"{path.name}: there is no command `amf {name}`"
-        options = {option for parameter in known[name].params for option in parameter.opts}
+        command = known[name]
+        if part := re.match(r" +([a-z]+)", rest) if hasattr(command, "commands") else None:
+            assert part[1] in command.commands, f"{path.name}: `amf {name}` has no command {part[1]}"
+            command = command.commands[part[1]]
+        options = {option for parameter in command.params for option in parameter.opts}
         for option in re.findall(r"(?<![\w-])(--?[a-z][\w-]*)", rest):
             assert option in options, f"{path.name}: `amf {name}` has no option {option}"
 

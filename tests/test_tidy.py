@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "gateway": {"gateway", "engines", "core", "config"},
     "workers": {"workers", "engines"},
     "doctor": {"doctor", "workers", "gateway", "engines", "config"},
+    "cache": {"cache", "workers", "gateway", "engines", "config"},
     "sim": {"sim", "core"},
     "emulator": {"emulator", "sim", "core"},
     "bench": {"bench", "sim", "core"},
@@ -38,6 +39,7 @@ MAY_IMPORT = {
     "commands": {
         *(
             "bench",
+            "cache",
             "config",
             "core",
             "demo",

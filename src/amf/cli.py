@@ -6,6 +6,7 @@ import typer
 
 from amf import __version__
 from amf.commands.bench import bench
+from amf.commands.cache import cache
 from amf.commands.demo import demo
 from amf.commands.doctor import doctor
 from amf.commands.emulate import emulate
@@ -42,6 +43,7 @@ def _main(
 
 for command in (serve, workers, doctor, emulate, bench, simulate, experiment, slo, demo, replay):
     app.command()(command)
+app.add_typer(cache, name="cache")
 
 
 def main() -> None:

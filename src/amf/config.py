@@ -17,6 +17,8 @@ path = "amf.journal.jsonl"
 path = "traffic.jsonl.gz"
 [profiles]                    # what was learned of lengths and times, kept over a restart
 path = "learned.jsonl"
+[residency]                   # LMCache's controller, which knows what lies below the engines' KV memory
+url = "http://10.0.0.9:9000"
 [limits]                      # seconds and bytes of the gateway
 [slo]                         # deadlines of runs that do not bring one, by class, graph and key
 interactive_deadline_s = 60
@@ -39,6 +41,7 @@ import msgspec
 
 from amf.core.config import FabricConfig
 from amf.core.types import SloClass
+from amf.engines.options import ResidencyOptions
 
 
 class ConfigError(ValueError):
@@ -83,6 +86,7 @@ class WorkerConfig:
     api_key: str | None = None
     kv_events_endpoint: str | None = None
     kv_replay_endpoint: str | None = None
+    lmcache_instance: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +172,7 @@ class ServeConfig:
     journal: JournalConfig = field(default_factory=JournalConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
     profiles: ProfilesConfig = field(default_factory=ProfilesConfig)
+    residency: ResidencyOptions = field(default_factory=ResidencyOptions)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     slo: SloConfig = field(default_factory=SloConfig)
 
@@ -180,10 +185,10 @@ _MAX_PORT = 65_535
 _MAX_TEXT_CHARS = 256
 _ABOVE_ZERO = (
     *("max_", "tick_s", "time_scale", "connect_", "head_", "stall_", "wait_", "health_", "observe_", "retry_"),
-    *("breaker_", "upload_", "save_", "deadline_", "interactive_", "throughput_", "background_"),
+    *("breaker_", "upload_", "timeout_", "save_", "deadline_", "interactive_", "throughput_", "background_"),
 )
 
-_TABLES = ("server", "fabric", "worker", "pools", "journal", "record", "profiles", "limits", "slo")
+_TABLES = ("server", "fabric", "worker", "pools", "journal", "record", "profiles", "residency", "limits", "slo")
 
 
 def load_config(path: Path) -> ServeConfig:
@@ -219,6 +224,7 @@ def config_from_dict(document: Mapping[str, Any], source: str = "configuration")
         journal=parse_table(JournalConfig, document.get("journal", {}), source, "[journal]"),
         record=parse_table(RecordConfig, document.get("record", {}), source, "[record]"),
         profiles=parse_table(ProfilesConfig, document.get("profiles", {}), source, "[profiles]"),
+        residency=parse_table(ResidencyOptions, document.get("residency", {}), source, "[residency]"),
         limits=parse_table(LimitsConfig, document.get("limits", {}), source, "[limits]"),
         slo=_slo(document.get("slo", {}), source),
     )
@@ -269,18 +275,23 @@ def _check_keys(values: Mapping[str, Any], known: tuple[str, ...], source: str, 
             raise ConfigError(f"{source}: {where} has no key `{key}`; {remedy}")
 
 
-def check_worker(worker: WorkerConfig) -> None:
-    """Raises ConfigError for an address nobody can call, a name that fits no header, and numbers that cannot be."""
-    if not worker.url.startswith(("http://", "https://")):
-        raise ConfigError(f"url is `{worker.url}`; write it with http:// or https://")
+def check_url(url: str) -> None:
+    """Raises ConfigError for an address nobody can call."""
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"url is `{url}`; write it with http:// or https://")
     try:
-        address = urlsplit(worker.url)
+        address = urlsplit(url)
         reachable = bool(address.hostname) and address.port != 0
     except ValueError:
         reachable = False
     if not reachable:
-        raise ConfigError(f"url is `{worker.url}`; write it as http://host:port")
-    for name in ("name", "api_key"):
+        raise ConfigError(f"url is `{url}`; write it as http://host:port")
+
+
+def check_worker(worker: WorkerConfig) -> None:
+    """Raises ConfigError for an address nobody can call, a name that fits no header, and numbers that cannot be."""
+    check_url(worker.url)
+    for name in ("name", "api_key", "lmcache_instance"):
         text = getattr(worker, name)
         if text is not None and not (text and text.isprintable() and text.isascii() and len(text) <= _MAX_TEXT_CHARS):
             raise ConfigError(f"{name} must be 1 to {_MAX_TEXT_CHARS} printable ASCII characters")
@@ -317,6 +328,7 @@ def _check_values(config: ServeConfig, source: str) -> None:
         ("journal", config.journal),
         ("record", config.record),
         ("profiles", config.profiles),
+        ("residency", config.residency),
         ("limits", config.limits),
         ("slo", config.slo),
         *((f"slo.graphs.{name}", target) for name, target in config.slo.graphs.items()),
@@ -332,10 +344,29 @@ def _check_values(config: ServeConfig, source: str) -> None:
             check_worker(worker)
         except ConfigError as error:
             raise ConfigError(f"{source}: [[worker]] {error}") from error
+    _check_residency(config, source)
     names = [worker.name or worker.url for worker in config.workers]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{source}: [[worker]] {name} is there twice; remove one or give it another name")
+
+
+def _check_residency(config: ServeConfig, source: str) -> None:
+    url = config.residency.url
+    if url is not None:
+        try:
+            check_url(url)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: [residency] {error}") from error
+    if any(worker.lmcache_instance for worker in config.workers):
+        if url is None:
+            raise ConfigError(
+                f"{source}: [[worker]] has an lmcache_instance; set [residency] url to LMCache's controller"
+            )
+        if not config.pools:
+            raise ConfigError(
+                f'{source}: [[worker]] has an lmcache_instance, and LMCache is asked by tokens; set [pools."MODEL"] tokenizer'
+            )
 
 
 def _check_slo(config: ServeConfig, source: str) -> None:

@@ -129,6 +129,38 @@ def test_an_installation_that_stands_is_left_alone(real: ModuleType, tmp_path: P
     (tmp_path / ".installed").write_text(f"xllamacpp {install.LLAMACPP}, gguf {install.GGUF}")
     install.install_llamacpp(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".installed"]
+    on = f"vllm {install.VLLM}, torch {install.TORCH}"
+    (tmp_path / ".installed").write_text(on)
+    (tmp_path / "sglang").mkdir()
+    (tmp_path / "sglang" / ".installed").write_text(f"sglang {install.SGLANG}, orjson {install.ORJSON}, {on}")
+    install.install_sglang(tmp_path / "sglang", tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".installed", ".installed", "sglang"]
+
+
+def test_what_sglang_imports_in_vain_is_a_name_and_never_computes() -> None:
+    script = """
+import real.sglang_serve
+from sgl_kernel.scalar_type import ScalarType
+import torchvision.transforms.functional as functional
+assert repr(functional.InterpolationMode.NEAREST).startswith("<module 'torchvision.transforms.functional.Inter")
+for call in (ScalarType, functional.resize):
+    try:
+        call(1, size=2)
+    except NotImplementedError as error:
+        print(error)
+try:
+    import not_named_there
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", script], env={"PYTHONPATH": str(BENCH)}, check=True, capture_output=True, text=True
+    )
+    assert said.stdout.splitlines() == [
+        "sgl_kernel.scalar_type.ScalarType is not installed",
+        "torchvision.transforms.functional.resize is not installed",
+        "No module named 'not_named_there'",
+    ]
 
 
 def test_a_machine_that_cannot_is_told_why(real: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,26 @@ def test_a_commit_ends_all_others_at_once() -> None:
     assert dispatch_in(launch(room, "more", "g/a")), "the winner goes on"
 
 
+def test_who_comes_late_is_told_why() -> None:
+    room = Room(workers=["w1"])
+    for branch in ("g/a", "g/b", "g/b/h/x", "q/a"):
+        room.arrive(branch, "r", CONTEXT, branch=branch)
+    decide(room, commit=("a",))
+    decide(room, "q", discard=("a",))
+    asked = {"g/b": "another alternative of g was committed", "q/a": "it was discarded"}
+    asked |= {"g/new": asked["g/b"], "g/b/h/x": "another alternative of g was committed, not branch g/b around it"}
+    asked["q/a/h/x"] = "the branch q/a around it was discarded"
+    for place in ("live", "ended"):
+        for branch, why in asked.items():
+            (refusal,) = [
+                each for each in room.arrive(f"{place}-{branch}", "r", branch=branch) if isinstance(each, Refuse)
+            ]
+            assert (refusal.code, refusal.message) == ("branch_cancelled", f"branch {branch} has lost: {why}")
+        room.finish("g/a")
+        room.close("r")
+    assert dispatch_in(room.arrive("anew", "r", branch="g/a")), "the winner's run may go on"
+
+
 def test_a_discarded_alternative_ends_and_the_others_go_on() -> None:
     room = Room(workers=["w1"])
     for name in "ab":

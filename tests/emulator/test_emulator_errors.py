@@ -25,7 +25,6 @@ TOOLS = [{"type": "function", "function": {"name": "f"}}]
         ("/v1/chat/completions", {}, 400, "messages"),
         ("/v1/chat/completions", {"messages": []}, 400, "messages"),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": 7}]}, 400, "content"),
-        ("/v1/chat/completions", {"messages": [{"role": "boss", "content": "x"}]}, 400, "boss"),
         ("/v1/chat/completions", {**HELLO, "model": "gpt-9"}, 404, "gpt-9"),
         ("/v1/chat/completions", {**HELLO, "max_tokens": 0}, 400, "max_tokens must be at least 1"),
         ("/v1/chat/completions", {**HELLO, "max_completion_tokens": 900_000}, 400, "context"),
@@ -47,7 +46,20 @@ TOOLS = [{"type": "function", "function": {"name": "f"}}]
         ("/v1/chat/completions", chat("word" * 1001), 400, "context"),
         ("/v1/completions", {"prompt": ""}, 400, "empty"),
         ("/v1/completions", {"prompt": []}, 400, "empty"),
-        ("/v1/completions", {"prompt": ["a", "b"]}, 400, "one prompt"),
+        ("/v1/completions", {"prompt": ["a", ""]}, 400, "empty"),
+        ("/v1/completions", {"prompt": "a", "n": 20_000}, 400, "n must be"),
+        ("/v1/completions", {"prompt": "a", "n": 2, "temperature": 0}, 400, "n must be 1"),
+        ("/v1/completions", {"prompt": "a", "temperature": -1}, 400, "temperature"),
+        ("/v1/completions", {"prompt": "a", "temperature": "warm"}, 400, "temperature"),
+        ("/v1/completions", {"prompt": "a", "top_p": 0}, 400, "top_p"),
+        ("/v1/completions", {"prompt": "a", "presence_penalty": 3}, 400, "presence_penalty"),
+        ("/v1/completions", {"prompt": "a", "frequency_penalty": -3}, 400, "frequency_penalty"),
+        ("/v1/completions", {"prompt": "a", "seed": 2**70}, 400, "seed"),
+        ("/v1/completions", {"prompt": "a", "stop": ""}, 400, "stop"),
+        ("/v1/completions", {"prompt": "a", "stop": ["a", "b", "c", "d", "e"]}, 400, "stop"),
+        ("/v1/completions", {"prompt": "a", "stream_options": {"include_usage": True}}, 400, "stream_options"),
+        ("/v1/completions", {"prompt": "a", "cache_salt": "a/b"}, 400, "cache_salt"),
+        ("/v1/completions", {"prompt": "a", "cache_salt": "a" * 129}, 400, "cache_salt"),
         ("/v1/completions", {"prompt": [1, "b"]}, 400, "mixes"),
         ("/v1/completions", {"prompt": [-1]}, 400, "token ids"),
         ("/v1/completions", {"prompt": {}}, 400, "prompt"),
@@ -60,7 +72,6 @@ TOOLS = [{"type": "function", "function": {"name": "f"}}]
         ("/v1/rerank", {"query": "a", "documents": ["b"], "top_n": -1}, 400, "top_n"),
         ("/tokenize", {}, 400, "prompt"),
         ("/detokenize", {"tokens": [2**40]}, 400, "token ids"),
-        ("/v1/nowhere", {}, 404, "Not Found"),
     ],
 )
 async def test_bad_requests(path: str, body: Any, status: int, word: str):
@@ -72,6 +83,13 @@ async def test_bad_requests(path: str, body: Any, status: int, word: str):
         stats = emulator.worker.stats
         assert stats.prompt_tokens == stats.finished == stats.running == stats.waiting == 0
     assert word in error["message"] and set(error) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("POST", "/v1/nowhere", 404), ("GET", "/v1/completions", 405)])
+async def test_what_is_no_route_is_said_as_vllms_framework_says_it(method: str, path: str, status: int):
+    async with served() as (_, client), client.request(method, path, json={}) as response:
+        assert response.status == status
+        assert await response.json() == {"detail": response.reason}
 
 
 @pytest.mark.parametrize("headers", [{"x-emulate-output-tokens": "0"}, {"x-emulate-output-tokens": "many"}])

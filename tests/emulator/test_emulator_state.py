@@ -84,7 +84,7 @@ async def test_leaving_an_open_stream_frees_running_and_waiting_sequences():
 
 
 async def test_resetting_the_cache_makes_prompts_cold_but_not_under_a_running_request():
-    async with served() as (_, client):
+    async with served(**SLOW) as (_, client):
         body = {"prompt": "word" * 200, "max_tokens": 1}
         await post(client, "/v1/completions", body)
         assert await post(client, "/reset_prefix_cache", None) == {"success": True}

@@ -142,8 +142,8 @@ async def test_tokenize_counts_what_usage_counts():
 @pytest.mark.parametrize("stream", [False, True])
 async def test_n_sequences(stream: bool):
     async with served() as (emulator, client):
-        options = {"include_usage": True}
-        body = {"prompt": LONG, "max_tokens": 20, "n": 3, "stream": stream, "stream_options": options}
+        options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+        body = {"prompt": LONG, "max_tokens": 20, "n": 3, **options}
         if stream:
             async with client.post("/v1/completions", json=body) as response:
                 chunks = await events(response)
@@ -157,7 +157,54 @@ async def test_n_sequences(stream: bool):
         assert emulator.worker.stats.finished == 3
     assert len(set(texts)) == 3 and {len(text) for text in texts} == {80}
     assert usage["completion_tokens"] == 60
-    assert usage["prompt_tokens_details"]["cached_tokens"] > 0  # the siblings share the first one's prefill
+    # The siblings share the first one's prefill. A stream tells of the first, a whole answer of the last.
+    assert (usage["prompt_tokens_details"]["cached_tokens"] == 0) == stream
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_several_prompts_are_answered_one_after_another(stream: bool):
+    prompts = [LONG, "another one", LONG + "and more"]
+    async with served() as (_, client):
+        alone = [
+            await post(client, "/v1/completions", {"prompt": prompt, "max_tokens": 9, "n": 2}) for prompt in prompts
+        ]
+        body = {"prompt": prompts, "max_tokens": 9, "n": 2, "stream": stream}
+        if stream:
+            async with client.post("/v1/completions", json=body) as response:
+                choices = [choice for event in await events(response) for choice in event["choices"]]
+            texts = ["".join(c["text"] for c in choices if c["index"] == index) for index in range(6)]
+        else:
+            together = await post(client, "/v1/completions", body)
+            texts = [choice["text"] for choice in together["choices"]]
+            assert together["usage"]["prompt_tokens"] == sum(answer["usage"]["prompt_tokens"] for answer in alone)
+            assert together["usage"]["completion_tokens"] == 6 * 9
+    assert texts == [choice["text"] for answer in alone for choice in answer["choices"]]
+
+
+async def test_an_answer_is_cut_where_the_context_ends():
+    async with served(max_model_tokens=100) as (_, client):
+        for limit in ({"max_tokens": 90}, {}):  # none: 16 for plain completions
+            body = {"prompt": "word" * 95, "ignore_eos": True, **limit}
+            answer = await post(client, "/v1/completions", body)
+            assert answer["usage"]["completion_tokens"] == 5
+            assert answer["choices"][0]["finish_reason"] == "length"
+
+
+async def test_a_role_of_ones_own_is_a_prompt_of_its_own():
+    async with served() as (_, client):
+        asked = [{"messages": [{"role": role, "content": "hello"}]} for role in ("boss", "user")]
+        boss, user = [(await post(client, "/tokenize", body))["tokens"] for body in asked]
+    assert boss != user and boss[-3:] == user[-3:]
+
+
+async def test_streams_can_be_made_to_tell_their_usage_all_along():
+    async with served(force_usage=True) as (_, client):
+        async with client.post("/v1/completions", json={"prompt": LONG, "max_tokens": 50, "stream": True}) as response:
+            told = [event["usage"] for event in await events(response)]
+        whole = await post(client, "/v1/completions", {"prompt": LONG, "max_tokens": 50})
+    assert [usage["completion_tokens"] for usage in told] == sorted(usage["completion_tokens"] for usage in told)
+    assert told[-1]["total_tokens"] == whole["usage"]["total_tokens"]
+    assert "prompt_tokens_details" in told[-1] and "prompt_tokens_details" not in told[0]
 
 
 async def test_stop_and_length_headers():

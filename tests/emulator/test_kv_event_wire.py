@@ -162,10 +162,12 @@ async def test_replay_gives_the_same_batches_from_any_start():
     assert tail == whole[5:] and nothing == []
 
 
-async def test_a_reset_is_told():
+async def test_a_reset_is_told_with_the_next_request():
     async with served(kv_events_port=0) as (emulator, client), subscribed(emulator) as listener:
         await load(client, rounds=1)
+        told = last_sequence(emulator)
         await post(client, "/reset_prefix_cache", None)
+        assert last_sequence(emulator) == told
         await post(client, "/v1/completions", {"prompt": "x" * 99, "max_tokens": 1})
         await listener.read_until(last_sequence(emulator))
     assert {"type": "AllBlocksCleared"} in listener.events

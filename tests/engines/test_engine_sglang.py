@@ -501,12 +501,12 @@ async def test_connect_picks_the_adapter(
 async def test_a_vllm_is_not_taken_for_one(session: aiohttp.ClientSession) -> None:
     async with serving(FakeVllm().app()) as url:
         assert type(await connect(url, session)) is VllmEngine
-        assert not await sglang(url, session).recognises()
+        assert not await SglangEngine.recognises(sglang(url, session))
 
 
 async def test_an_absent_server_is_not_recognised_but_reported(session: Any, unused_tcp_port: int) -> None:
     with pytest.raises(EngineError, match="no connection"):
-        await sglang(f"http://127.0.0.1:{unused_tcp_port}", session).recognises()
+        await SglangEngine.recognises(sglang(f"http://127.0.0.1:{unused_tcp_port}", session))
 
 
 # --- events ---------------------------------------------------------------------------------------------------------------

@@ -207,7 +207,7 @@ async def test_an_engine_that_keeps_silent_about_its_routes_is_still_an_engine(s
     app.router.add_get("/openapi.json", hang)
     app.router.add_get("/prometheus/metrics", hang)
     async with serving(app) as url:
-        assert not await trtllm(url, session, EngineLimits(control_timeout_s=0.1)).recognises()
+        assert not await TrtllmEngine.recognises(trtllm(url, session, EngineLimits(control_timeout_s=0.1)))
 
 
 # --- load -----------------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ FIELDS = ("messages", "prompt", "input", "query", "documents", "tools", "stream"
           "session_id", "conversation", "prompt_cache_key", "cache_salt", "service_tier", "n")  # fmt: skip
 HEADERS = ("x-amf-run-id", "x-amf-hop", "x-amf-parents", "x-amf-deadline-ms", "x-amf-final", "baggage", "traceparent",
            "thread-id", "x-dynamo-session-id", "x-dynamo-parent-session-id", "grpc-timeout", "x-litellm-timeout",
-           "x-slo-ttft-ms", "x-amf-slo-class")  # fmt: skip
+           "x-slo-ttft-ms", "x-amf-slo-class", "x-amf-branch", "x-amf-commit")  # fmt: skip
 
 texts = st.text(max_size=30)
 values = st.recursive(
@@ -38,9 +38,13 @@ values = st.recursive(
     max_leaves=8,
 )
 message = st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant", "tool"]), "content": texts})
+branched = st.fixed_dictionaries(
+    {"run_id": st.just("r")}, optional={name: values for name in ("branch", "commit", "discard")}
+)
 bodies = st.fixed_dictionaries(
     {"model": st.sampled_from(["m", "m", "m", "other", 5])},
-    optional={name: values for name in FIELDS} | {"messages": st.lists(message, max_size=5) | values},
+    optional={name: values for name in FIELDS}
+    | {"amf": branched | values, "messages": st.lists(message, max_size=5) | values},
 )
 ascii_texts = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)
 headers = st.dictionaries(st.sampled_from(HEADERS), ascii_texts | st.sampled_from(["true", "1", "50m", "a|b", "0.5"]))

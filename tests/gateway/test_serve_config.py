@@ -80,6 +80,16 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ("[server]\napi_keys = ['a']\n[fabric.tenant_weights]\na = 0", ("[fabric.tenant_weights]", "above 0")),
         ("[server]\napi_keys = ['a']\n[fabric.tenant_weights]\na = inf", ("[fabric.tenant_weights]", "above 0")),
         ("[fabric]\ntenant_weights = 2", ("[fabric]", "tenant_weights")),
+        ("[residency]\nurl = '10.0.0.9:9000'", ("[residency]", "http://")),
+        ("[residency]\nurls = 'http://x'", ("[residency]", "`url`")),
+        ("[residency]\ntimeout_s = 0", ("[residency]", "timeout_s", "above 0")),
+        ("[residency]\ndelay_s = -1", ("[residency]", "delay_s")),
+        ("[[worker]]\nurl = 'http://x'\nlmcache_instance = 'a'", ("[[worker]]", "[residency] url")),
+        ("[[worker]]\nurl = 'http://x'\nlmcache_instance = ''", ("[[worker]]", "lmcache_instance")),
+        (
+            "[residency]\nurl = 'http://y'\n[[worker]]\nurl = 'http://x'\nlmcache_instance = 'a'",
+            ("[[worker]]", '[pools."MODEL"] tokenizer'),
+        ),
     ],
 )
 def test_mistakes_are_named_with_a_remedy(text: str, words: tuple[str, ...], tmp_path: Path) -> None:

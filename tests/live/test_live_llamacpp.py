@@ -1,4 +1,4 @@
-"""The llama.cpp adapter and the gateway against a real llama.cpp server."""
+"""What a real llama.cpp server does beyond the contract (test_live_contract.py), and the gateway on it."""
 
 import asyncio
 import json
@@ -9,13 +9,12 @@ import aiohttp
 import pytest
 
 from amf.config import PoolConfig, ServeConfig, ServerConfig, WorkerConfig
-from amf.engines.choose import connect
-from amf.engines.engine import Engine, EngineRequest, LoadReport
+from amf.engines.engine import EngineRequest, LoadReport
 from amf.engines.http import open_session
 from amf.engines.llamacpp import LlamaCppEngine
 from amf.engines.options import EngineLimits, EngineOptions
 from amf.gateway.service import Gateway, running_gateway
-from amf.gateway.usage import StreamTail, Usage, usage_of
+from contract.under_test import ask
 from engine_belief import until
 from real.llamacpp import LlamaCppServer, LlamaCppSetup, llamacpp
 from real.server import MODEL_NAME
@@ -53,16 +52,6 @@ def request(path: str = "/v1/completions", **body: Any) -> EngineRequest:
     return EngineRequest(request_id="r1", path=path, body=json.dumps(whole).encode(), headers=headers)
 
 
-async def usage(engine: Engine, attempt: EngineRequest) -> Usage | None:
-    tail, body = StreamTail(), b""
-    async with engine.generate(attempt) as upstream:
-        async for chunk in upstream.chunks():
-            tail.feed(chunk)
-            body += chunk
-        assert upstream.status == 200, body
-    return tail.usage() if tail.complete() else usage_of(body)
-
-
 async def load(engine: LlamaCppEngine) -> LoadReport:
     report = await engine.load()
     assert report is not None
@@ -80,18 +69,6 @@ async def generated_tokens(engine: LlamaCppEngine) -> float:
     return next(float(line.split()[1]) for line in lines if line.startswith("llamacpp:tokens_predicted_total"))
 
 
-async def test_probe_tells_what_the_server_was_started_with(
-    server: LlamaCppServer, session: aiohttp.ClientSession
-) -> None:
-    engine = await connect(server.url, session, OPTIONS)
-    assert type(engine) is LlamaCppEngine
-    info = await engine.probe()
-    assert (info.models, info.max_running) == ((MODEL_NAME,), SETUP.slots)
-    assert info.kv_tokens == info.max_model_tokens == SETUP.context_tokens
-    assert info.version
-    assert await engine.healthy()
-
-
 async def test_split_slots_and_no_metrics(tmp_path: Any, session: aiohttp.ClientSession) -> None:
     """Each slot has a part of the context, and it tells of no more; the load comes from the slots alone."""
     with llamacpp(LlamaCppSetup(unified=False, metrics=False), tmp_path) as server:
@@ -107,38 +84,11 @@ async def test_split_slots_and_no_metrics(tmp_path: Any, session: aiohttp.Client
         await idle(engine)
 
 
-@pytest.mark.parametrize("more", [{}, {"stream": True}, {"stream": True, "stream_options": {"include_usage": True}}])
-async def test_the_second_time_all_but_one_token_is_warm_and_every_answer_says_so(
-    engine: LlamaCppEngine, more: dict[str, Any]
-) -> None:
-    """Chat too, whose streams carry no usage unless asked: then the timings tell."""
-    text = f"{json.dumps(more)} " + "baceni dofugu " * 100
-    messages = [{"role": "user", "content": text}]
-    cold = await usage(engine, request("/v1/chat/completions", messages=messages, **more))
-    warm = await usage(engine, request("/v1/chat/completions", messages=messages, **more))
-    assert cold is not None and warm is not None
-    assert cold.prompt_tokens == warm.prompt_tokens > 200
-    assert cold.output_tokens == warm.output_tokens == 4
-    assert cold.cached_tokens is not None and cold.cached_tokens < cold.prompt_tokens / 4
-    assert warm.cached_tokens == warm.prompt_tokens - 1
-
-
-async def test_more_calls_than_slots_wait_and_are_counted(engine: LlamaCppEngine) -> None:
-    attempts = [request(prompt=prompt(100 * n, 200), max_tokens=400, stream=True) for n in range(SETUP.slots + 2)]
-    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-        for attempt in attempts:
-            group.create_task(usage(engine, attempt))
-        while (seen := await load(engine)).waiting < 2:
-            await asyncio.sleep(0.01)
-        assert seen.running == SETUP.slots and seen.kv_used_ratio > 0
-    await idle(engine)
-
-
 @pytest.mark.parametrize("stream", [True, False])
 async def test_only_a_stream_is_ended_by_leaving_it(engine: LlamaCppEngine, stream: bool) -> None:
     """The counter tells how much was generated after all: of a call that is not streamed, everything."""
     before = await generated_tokens(engine)
-    attempt = asyncio.create_task(usage(engine, request(prompt=prompt(900), max_tokens=1500, stream=stream)))
+    attempt = asyncio.create_task(ask(engine, request(prompt=prompt(900), max_tokens=1500, stream=stream)))
     async with asyncio.timeout(20):
         while not (await load(engine)).running:
             await asyncio.sleep(0.005)

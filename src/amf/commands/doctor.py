@@ -64,6 +64,7 @@ def doctor(
         asked = Asked(
             workers=_workers(settings, worker or []),
             pools=settings.pools,
+            residency=settings.residency,
             gateway=gateway_url(gateway) if gateway is not None else None,
             api_key=api_key,
             probe=probe,

@@ -48,6 +48,7 @@ class EmulateOptions:
         int | None, typer.Option(help="Prompt and output tokens at most. Default: what fits in the KV memory.", min=2)
     ] = None
     scheduling_policy: Annotated[Literal["fcfs", "priority"], typer.Option(help="priority: lower is sooner.")] = "fcfs"
+    enable_force_include_usage: Annotated[bool, typer.Option(help="Every stream tells its usage.")] = False
     max_num_queued_reqs: Annotated[int | None, typer.Option(help="More waiting requests than this get a 503.")] = None
     time_scale: Annotated[float, typer.Option(help="How many times faster than life.")] = 1.0
     seed: Annotated[int, typer.Option(help="Of output and faults.")] = 0
@@ -92,6 +93,7 @@ class EmulateOptions:
             token_budget=self.max_num_batched_tokens,
             max_model_tokens=self.max_model_len,
             scheduling=self.scheduling_policy,
+            force_usage=self.enable_force_include_usage,
             max_waiting=self.max_num_queued_reqs,
             time_scale=self.time_scale,
             seed=self.seed,

@@ -153,8 +153,8 @@ class Fabric:
         if pipeline is not None and pipeline.branches is not None:
             for group, alternative in tuple(pipeline.branches.implied(call)):
                 self._decide(pipeline, group, (alternative,), ())
-            if pipeline.branches.is_lost(call.branch):
-                return self._refuse(call.call_id, "branch_cancelled", "another alternative of its group was committed")
+        if call.branch and (why := book.branch_lost(call)):
+            return self._refuse(call.call_id, "branch_cancelled", f"branch {call.branch} has lost: {why}")
         limit = self.config.max_waiting_calls
         if pipeline is not None or pool.shares.within_part(call.tenant, limit):
             limit *= 2  # new pipelines do not crowd out admitted ones, nor one tenant's those of the others

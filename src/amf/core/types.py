@@ -78,13 +78,11 @@ class Prefix:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BranchHint:
     """What a client says of the branch group that its call belongs to, where no declared graph does (`BranchGroup` has the
-    meanings). `kind` empty: first_success. `probability`: that this alternative succeeds, or is the wanted one. `of`: how many
-    alternatives there will be, 0: not said."""
+    meanings). `kind` empty: first_success. `probability`: that this alternative succeeds, or is the wanted one."""
 
     kind: str = ""
     k: int = 1
     probability: float | None = None
-    of: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

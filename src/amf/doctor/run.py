@@ -1,4 +1,4 @@
-"""The whole examination: each engine, the engines side by side, the gateway, the prompts."""
+"""The whole examination: each engine, the engines side by side, what lies below their KV memory, the gateway, the prompts."""
 
 import asyncio
 from collections.abc import Mapping
@@ -18,9 +18,11 @@ from amf.doctor.hashes import hashes
 from amf.doctor.patient import Patient
 from amf.doctor.probe import probe
 from amf.doctor.prompts import prompts
+from amf.doctor.residency import residency
 from amf.doctor.vllm import flags
 from amf.engines.engine import EngineError
 from amf.engines.http import open_session
+from amf.engines.options import ResidencyOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,7 @@ class Asked:
 
     workers: tuple[WorkerConfig, ...] = ()
     pools: Mapping[str, PoolConfig] = field(default_factory=dict)
+    residency: ResidencyOptions = field(default_factory=ResidencyOptions)
     gateway: str | None = None
     api_key: str | None = None
     probe: bool = False
@@ -42,9 +45,11 @@ async def diagnose(asked: Asked) -> list[Finding]:
         patients = [Patient(worker, session, asked.pools) for worker in asked.workers]
         examined = await asyncio.gather(*(_examine(patient, asked.probe) for patient in patients))
         side_by_side = await fleet(patients)
+        below = await residency(asked.residency, session, patients, probing=asked.probe)
         gateway = await _gateway(session, asked)
     engines = [finding for findings in examined for finding in findings]
-    return [*engines, *about("fleet", side_by_side), *about("gateway", gateway), *found]
+    more = (("fleet", side_by_side), ("residency", below), ("gateway", gateway))
+    return [*engines, *(finding for subject, findings in more for finding in about(subject, findings)), *found]
 
 
 async def _examine(patient: Patient, probing: bool) -> list[Finding]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from amf.emulator.errors import ApiError
 from amf.emulator.protocol import Message, Tool, ToolCall
 from amf.emulator.tokenizer import encode, mark
 
@@ -20,16 +19,15 @@ _ASSISTANT = mark(_ROLES["assistant"])
 _TOOLS = mark(5)
 _NAME = mark(6)
 _CALL_ID = mark(7)
+_ROLE = mark(8)
 
 
 def render_chat(messages: Sequence[Message], tools: Sequence[Tool] = ()) -> bytes:
-    """The prompt's tokens. Raises ApiError for a role the template does not know."""
+    """The prompt's tokens. A role that the template does not know is written out, as most templates do."""
     parts = [_TOOLS, encode(canonical(msgspec.to_builtins(tools))), _END] if tools else []
     for message in messages:
         role = _ROLES.get(message.role)
-        if role is None:
-            raise ApiError(400, f"unknown message role {message.role!r}; known: {', '.join(_ROLES)}", param="messages")
-        parts.append(mark(role))
+        parts.extend([mark(role)] if role is not None else [_ROLE, encode(message.role)])
         parts.extend(_body(message))
         parts.append(_END)
     parts.append(_ASSISTANT)

@@ -35,6 +35,7 @@ class EmulatorConfig:
     max_running: int = 256
     token_budget: int = 2048
     max_model_tokens: int | None = None  # None: whatever fits in the KV memory
+    force_usage: bool = False  # every stream tells its usage, asked or not, and goes on telling it
     scheduling: Literal["fcfs", "priority"] = "fcfs"
     max_waiting: int | None = None
     time_scale: float = 1.0

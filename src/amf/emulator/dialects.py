@@ -20,16 +20,23 @@ class Dialect(Protocol):
         ...
 
 
-def usage_of(tickets: Sequence[Ticket]) -> dict[str, Any]:
-    """Usage of sequences that share one prompt: the prompt counts once, and as cached what the best of them found."""
-    prompt = tickets[0].prompt_tokens
+def usage_of(tickets: Sequence[Ticket], answers: int, told_by: Ticket) -> dict[str, Any]:
+    """Usage of a call with so many answers to each of its prompts, which count once. What was cached is told by one sequence
+    alone: in vLLM the first one of a stream, and the last one of a whole answer."""
+    prompt = sum(ticket.prompt_tokens for ticket in tickets[::answers])
     completion = sum(ticket.produced_tokens for ticket in tickets)
     return {
         "prompt_tokens": prompt,
         "total_tokens": prompt + completion,
         "completion_tokens": completion,
-        "prompt_tokens_details": {"cached_tokens": max(ticket.cached_tokens for ticket in tickets)},
+        "prompt_tokens_details": {"cached_tokens": told_by.cached_tokens},
     }
+
+
+def usage_so_far(ticket: Ticket) -> dict[str, Any]:
+    """How far one sequence is."""
+    prompt, completion = ticket.prompt_tokens, ticket.produced_tokens
+    return {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion}
 
 
 class Chat:

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,17 +79,33 @@ class Emulator:
         return {} if self._publisher is None else {"0": self._publisher.describe()}
 
     def submit(
-        self, prompt: bytes, outputs: Sequence[Output], levers: Levers, *, streams: bool = False
+        self, asked: Sequence[tuple[bytes, Sequence[Output]]], levers: Levers, *, streams: bool = False
     ) -> list[Ticket]:
-        """Queue one sequence for each output. Raises ApiError (503 queue full, 400 too large); then none is queued."""
+        """Queue one sequence for each output to each prompt. Raises ApiError (503 queue full, 400 too large); then none is
+        queued."""
         changed = asyncio.Event()
+        tickets: list[Ticket] = []
+        for prompt, outputs in asked:
+            for ticket in self._tickets(prompt, outputs, levers, changed):
+                ticket.streams = streams
+                try:
+                    self.live.submit(ticket)
+                except (QueueFull, RequestTooLarge) as error:
+                    self.abort(tickets)
+                    status = 503 if isinstance(error, QueueFull) else 400
+                    raise ApiError(status, f"the worker refused the request: {error}") from error
+                tickets.append(ticket)
+        return tickets
+
+    def _tickets(
+        self, prompt: bytes, outputs: Sequence[Output], levers: Levers, changed: asyncio.Event
+    ) -> Iterator[Ticket]:
         size = self.config.block_tokens
         caching = self.config.worker.prefix_caching
         shared = block_keys(prompt, size, levers.salt) if caching else []
-        tickets: list[Ticket] = []
         for output in outputs:
             content = prompt + output.content
-            ticket = Ticket(
+            yield Ticket(
                 request_id=str(next(self._serials)).zfill(12),  # in order of arrival: the scheduler's last tie-break
                 content=content,
                 keys=block_keys(content, size, levers.salt, shared) if caching else [],
@@ -100,16 +116,7 @@ class Emulator:
                 priority=levers.priority,
                 salt=levers.salt,
                 session_id=levers.session_id,
-                streams=streams,
             )
-            try:
-                self.live.submit(ticket)
-            except (QueueFull, RequestTooLarge) as error:
-                self.abort(tickets)
-                status = 503 if isinstance(error, QueueFull) else 400
-                raise ApiError(status, f"the worker refused the request: {error}") from error
-            tickets.append(ticket)
-        return tickets
 
     def abort(self, tickets: Sequence[Ticket]) -> None:
         """Give up what is not done."""

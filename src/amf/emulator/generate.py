@@ -1,7 +1,7 @@
 """POST /v1/chat/completions and /v1/completions."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 from xxhash import xxh3_64_intdigest
@@ -10,9 +10,9 @@ from amf.emulator.chat import render_chat
 from amf.emulator.dialects import Chat, Completion, Dialect, usage_of
 from amf.emulator.emulator import Emulator
 from amf.emulator.errors import ApiError
-from amf.emulator.output import Output, plan_chat, plan_text
-from amf.emulator.protocol import ChatBody, CompletionBody, GenerationBody, parse
-from amf.emulator.request import check_model, read_count, read_levers, read_prompt, read_wish
+from amf.emulator.output import Output, Wish, plan_chat, plan_text
+from amf.emulator.protocol import ChatBody, CompletionBody, GenerationBody, StreamOptions, parse
+from amf.emulator.request import check_model, read_count, read_inputs, read_levers, read_wish
 from amf.emulator.respond import Generation, send_json, send_stream
 from amf.emulator.routes import EMULATOR
 from amf.emulator.tokenizer import count
@@ -29,35 +29,50 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     tools = [] if body.tool_choice == "none" else body.tools or []
     prompt = render_chat(body.messages, tools)
     max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    wish = read_wish(request, emulator, body, max_tokens, count(prompt))
+    asked = [(prompt, read_wish(request, emulator, body, max_tokens, count(prompt)))]
     dialect = Chat(_request_id(request, body), emulator.model)
-    return await _generate(request, body, prompt, dialect, lambda seed: plan_chat(body, wish, seed))
+    return await _generate(request, body, asked, dialect, lambda wish, seed: plan_chat(body, wish, seed))
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
     emulator = request.app[EMULATOR]
     body = parse(await request.read(), CompletionBody)
     check_model(emulator, body.model)
-    prompt = read_prompt(body.prompt)
     max_tokens = _COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    wish = read_wish(request, emulator, body, max_tokens, count(prompt))
+    prompts = read_inputs(body.prompt or "")
+    asked = [(prompt, read_wish(request, emulator, body, max_tokens, count(prompt))) for prompt in prompts]
     dialect = Completion(_request_id(request, body), emulator.model)
-    return await _generate(request, body, prompt, dialect, lambda seed: plan_text(body, wish, seed))
+    return await _generate(request, body, asked, dialect, lambda wish, seed: plan_text(body, wish, seed))
 
 
 async def _generate(
-    request: web.Request, body: GenerationBody, prompt: bytes, dialect: Dialect, plan: Callable[[int], Output]
+    request: web.Request,
+    body: GenerationBody,
+    asked: Sequence[tuple[bytes, Wish]],
+    dialect: Dialect,
+    plan: Callable[[Wish, int], Output],
 ) -> web.StreamResponse:
+    """The answers to every prompt of `asked`."""
     emulator = request.app[EMULATOR]
     levers = read_levers(request, emulator, body)
-    outputs = [plan(seed) for seed in _seeds(emulator, body, prompt)]
-    tickets = emulator.submit(prompt, outputs, levers, streams=bool(body.stream))
-    if body.stream:
-        include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        generation = Generation(tickets=tickets, outputs=outputs, dialect=dialect, include_usage=include_usage)
-        return await send_stream(request, emulator, generation)
-    await emulator.finish(tickets)
-    return await send_json(request, emulator, dialect.whole(outputs, usage_of(tickets)))
+    planned = [(prompt, [plan(wish, seed) for seed in _seeds(emulator, body, prompt)]) for prompt, wish in asked]
+    outputs = [output for _, of_prompt in planned for output in of_prompt]
+    answers = read_count(body)
+    tickets = emulator.submit(planned, levers, streams=bool(body.stream))
+    if not body.stream:
+        await emulator.finish(tickets)
+        return await send_json(request, emulator, dialect.whole(outputs, usage_of(tickets, answers, tickets[-1])))
+    forced, options = emulator.config.force_usage, body.stream_options or StreamOptions()
+    include_usage = forced or bool(options.include_usage)
+    generation = Generation(
+        tickets=tickets,
+        outputs=outputs,
+        answers=answers,
+        dialect=dialect,
+        include_usage=include_usage,
+        continuous_usage=include_usage and (forced or bool(options.continuous_usage_stats)),
+    )
+    return await send_stream(request, emulator, generation)
 
 
 def _seeds(emulator: Emulator, body: GenerationBody, prompt: bytes) -> list[int]:

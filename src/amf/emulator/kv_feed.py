@@ -12,15 +12,19 @@ _SPEC = "full_attention"
 
 
 class KvFeed:
-    """Publishes one batch for each call that holds any cache event. One `BlockRemoved` a block, as vLLM does."""
+    """Publishes one batch for each call that holds any cache event. One `BlockRemoved` a block, as vLLM does. And as there, an
+    engine at rest publishes nothing: of a reset it tells with the next request."""
 
     def __init__(self, publisher: KvPublisher, block_tokens: int) -> None:
         self.publisher = publisher
         self._block_tokens = block_tokens
+        self._kept_back: list[KvEvent] = []
 
     def publish(self, events: Sequence[SimEvent], tickets: Mapping[str, Ticket]) -> None:
-        batch = [kv_event for event in events for kv_event in self._translate(event, tickets)]
-        if batch:
+        batch = self._kept_back + [kv_event for event in events for kv_event in self._translate(event, tickets)]
+        rests = all(isinstance(event, CacheCleared) for event in events)
+        self._kept_back = batch if rests else []
+        if batch and not rests:
             self.publisher.publish(batch)
 
     def _translate(self, event: SimEvent, tickets: Mapping[str, Ticket]) -> Iterator[KvEvent]:

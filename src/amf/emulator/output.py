@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from amf.emulator.chat import call_text, canonical, content_text
-from amf.emulator.errors import ApiError
+from amf.emulator.errors import MALFORMED, ApiError
 from amf.emulator.protocol import ChatBody, Function, GenerationBody
 from amf.emulator.schema import sample
 from amf.emulator.tokenizer import BYTES_PER_TOKEN, count, encode
@@ -156,4 +156,4 @@ def _response_schema(response_format: dict[str, Any] | None) -> dict[str, Any] |
             schema = wrapper.get("schema") if isinstance(wrapper, dict) else None
             return schema if isinstance(schema, dict) else {"type": "object"}
         case kind:
-            raise ApiError(400, f"unknown response_format {kind!r}", param="response_format")
+            raise ApiError(400, f"unknown response_format {kind!r}", param="response_format", kind=MALFORMED)

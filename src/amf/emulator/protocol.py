@@ -1,10 +1,10 @@
 """Request bodies of the routes, as far as the emulator reads them. Unknown fields are ignored, wrong types are a 400."""
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from amf.emulator.errors import ApiError
+from amf.emulator.errors import MALFORMED, ApiError
 
 Body = TypeVar("Body")
 
@@ -41,7 +41,10 @@ class Message(msgspec.Struct, kw_only=True):
 
 
 class StreamOptions(msgspec.Struct, kw_only=True):
+    """`continuous_usage_stats`: every event of the stream says how far it is."""
+
     include_usage: bool | None = False
+    continuous_usage_stats: bool | None = False
 
 
 class ModelBody(msgspec.Struct, kw_only=True):
@@ -55,11 +58,17 @@ class ModelBody(msgspec.Struct, kw_only=True):
 
 
 class GenerationBody(ModelBody, kw_only=True):
+    """`temperature` to `frequency_penalty` are checked and otherwise have no effect, but that 0 means one answer only."""
+
     max_tokens: int | None = None
     min_tokens: int | None = None
     n: int | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
+    seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: str | Annotated[list[str], msgspec.Meta(max_length=4)] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -74,7 +83,7 @@ class ChatBody(GenerationBody, kw_only=True):
 
 
 class CompletionBody(GenerationBody, kw_only=True):
-    prompt: str | list[str | int | list[int]]
+    prompt: str | list[str | int | list[int]] | None = None
 
 
 class EmbeddingBody(ModelBody, kw_only=True):
@@ -107,6 +116,6 @@ def parse(body: bytes, shape: type[Body]) -> Body:
     try:
         return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as error:
-        raise ApiError(400, str(error)) from error
+        raise ApiError(400, str(error), kind=MALFORMED) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ApiError(400, f"the body is not valid JSON: {error}") from error
+        raise ApiError(400, f"the body is not valid JSON: {error}", kind=MALFORMED) from error

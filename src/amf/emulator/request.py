@@ -1,18 +1,24 @@
 """From an HTTP request to what the worker needs: checked fields, levers, and the limits of its output."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
 
 from amf.emulator.emulator import Emulator, Levers
-from amf.emulator.errors import ApiError
+from amf.emulator.errors import MALFORMED, ApiError
 from amf.emulator.output import Wish
 from amf.emulator.protocol import GenerationBody, ModelBody
 from amf.emulator.tokenizer import count, encode, from_ids
 
-MAX_SALT_CHARACTERS = 1024
-MAX_SEQUENCES = 128
+MAX_SEQUENCES = 16_384
+_SALT = re.compile(r"[^@/\\\0]{1,128}")
+_RANGES = (
+    ("temperature", 0.0, 2.0),
+    ("presence_penalty", -2.0, 2.0),
+    ("frequency_penalty", -2.0, 2.0),
+)
 _EXACT = "x-emulate-output-tokens"
 
 
@@ -31,8 +37,8 @@ def read_levers(request: web.Request, emulator: Emulator, body: ModelBody) -> Le
     if emulator.config.scheduling != "priority":
         priority = 0
     salt = body.cache_salt
-    if salt is not None and not 0 < len(salt) <= MAX_SALT_CHARACTERS:
-        raise ApiError(400, f"cache_salt must have 1 to {MAX_SALT_CHARACTERS} characters", param="cache_salt")
+    if salt is not None and not _SALT.fullmatch(salt):
+        raise ApiError(400, "cache_salt has 1 to 128 characters, without @, /, \\ and NUL", param="cache_salt")
     session_id = request.headers.get("X-Session-ID") or body.session_id or ""
     return Levers(priority=priority, salt=salt or "", session_id=session_id)
 
@@ -40,27 +46,25 @@ def read_levers(request: web.Request, emulator: Emulator, body: ModelBody) -> Le
 def read_wish(
     request: web.Request, emulator: Emulator, body: GenerationBody, max_tokens: int | None, prompt_tokens: int
 ) -> Wish:
-    """Raises ApiError (400) for limits that contradict each other or exceed the model's context."""
+    """What the context has no room for is cut off. Raises ApiError (400) for limits that contradict each other, and for a
+    prompt or an answer that is longer than the context by itself."""
     context = emulator.config.context_tokens
     if prompt_tokens + 1 > context:
         raise ApiError(400, f"the prompt has {prompt_tokens} tokens, the model's context is {context}", param="prompt")
-    limit = context - prompt_tokens if max_tokens is None else max_tokens
-    if limit < 1:
-        raise ApiError(400, f"max_tokens must be at least 1, got {limit}.", param="max_tokens")
-    if prompt_tokens + limit > context:
-        raise ApiError(
-            400,
-            f"max_tokens is {limit} and the prompt has {prompt_tokens} tokens: together more than the model's context "
-            f"of {context}",
-            param="max_tokens",
-        )
+    if max_tokens is not None and not 1 <= max_tokens <= context:
+        least = "max_tokens must be at least 1" if max_tokens < 1 else f"max_tokens is above the context of {context}"
+        raise ApiError(400, f"{least}, got {max_tokens}.", param="max_tokens")
+    limit = min(context - prompt_tokens, context if max_tokens is None else max_tokens)
     minimum = body.min_tokens or 0
     if not 0 <= minimum <= limit:
         raise ApiError(400, f"min_tokens must be between 0 and max_tokens ({limit}), got {minimum}", param="min_tokens")
     exact = _whole(request, _EXACT)
     if exact is not None and exact < 1:
         raise ApiError(400, f"{_EXACT} must be at least 1", param=_EXACT)
+    _check_sampling(body)
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    if "" in stops:
+        raise ApiError(400, "stop cannot be an empty text")
     return Wish(
         limit_tokens=limit,
         min_tokens=minimum,
@@ -71,19 +75,13 @@ def read_wish(
 
 
 def read_count(body: GenerationBody) -> int:
-    """`n`. Raises ApiError (400) outside 1..128."""
+    """`n`. Raises ApiError (400) outside 1..16,384, and for several answers that would all be the same."""
     n = 1 if body.n is None else body.n
+    if n > 1 and body.temperature == 0:
+        raise ApiError(400, f"n must be 1 where the temperature is 0, got {n}")
     if not 1 <= n <= MAX_SEQUENCES:
         raise ApiError(400, f"n must be between 1 and {MAX_SEQUENCES}, got {n}", param="n")
     return n
-
-
-def read_prompt(prompt: str | list[Any]) -> bytes:
-    """One prompt: a text, token ids, or a list with one of either. Raises ApiError (400) for several and for none."""
-    prompts = read_inputs(prompt)
-    if len(prompts) != 1:
-        raise ApiError(400, f"one prompt a request, got {len(prompts)}", param="prompt")
-    return prompts[0]
 
 
 def read_inputs(value: str | Sequence[Any], param: str = "prompt") -> list[bytes]:
@@ -105,13 +103,25 @@ def fits(emulator: Emulator, prompt: bytes) -> None:
         raise ApiError(400, f"the input has {count(prompt)} tokens, the model's {emulator.config.context_tokens}")
 
 
+def _check_sampling(body: GenerationBody) -> None:
+    """Raises ApiError (400) for what is out of range."""
+    for name, low, high in _RANGES:
+        value = getattr(body, name)
+        if value is not None and not low <= value <= high:
+            raise ApiError(400, f"{name} must be in [{low:g}, {high:g}], got {value:g}", param=name)
+    if body.top_p is not None and not 0 < body.top_p <= 1:
+        raise ApiError(400, f"top_p must be in (0, 1], got {body.top_p:g}", param="top_p")
+    if body.stream_options is not None and not body.stream:
+        raise ApiError(400, "stream_options are for streams: set stream to true", param="stream_options")
+
+
 def _from_ids(ids: Any, param: str) -> bytes:
     if not isinstance(ids, list):
-        raise ApiError(400, f"{param} mixes texts and token ids", param=param)
+        raise ApiError(400, f"{param} mixes texts and token ids", param=param, kind=MALFORMED)
     try:
         return from_ids(ids)
     except ValueError as error:
-        raise ApiError(400, str(error), param=param) from error
+        raise ApiError(400, str(error), param=param, kind=MALFORMED) from error
 
 
 def _priority(text: str | None) -> int | None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from amf.emulator.dialects import Dialect, usage_of
+from amf.emulator.dialects import Dialect, usage_of, usage_so_far
 from amf.emulator.emulator import Emulator
 from amf.emulator.faults import Garbage
 from amf.emulator.output import Output
@@ -36,12 +36,14 @@ async def send_json(request: web.Request, emulator: Emulator, payload: Any) -> w
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """A response under way: `tickets[i]` produces `outputs[i]`."""
+    """A response under way: `tickets[i]` produces `outputs[i]`, with so many `answers` to each prompt."""
 
     tickets: Sequence[Ticket]
     outputs: Sequence[Output]
+    answers: int
     dialect: Dialect
     include_usage: bool
+    continuous_usage: bool
 
 
 async def send_stream(request: web.Request, emulator: Emulator, generation: Generation) -> web.StreamResponse:
@@ -63,7 +65,8 @@ async def send_stream(request: web.Request, emulator: Emulator, generation: Gene
                 pieces += _new_events(generation, index, sent)
             if not pending:
                 if generation.include_usage:
-                    pieces.append(_event(generation.dialect.closing(usage_of(tickets))))
+                    usage = usage_of(tickets, generation.answers, tickets[0])
+                    pieces.append(_event(generation.dialect.closing(usage)))
                 pieces.append(_DONE)
             if garbage and pieces:
                 return await _spoil(request, response, pieces, garbage)
@@ -85,7 +88,8 @@ def _new_events(generation: Generation, index: int, sent: list[int]) -> list[byt
         return []
     sent[index] = end
     chunks = generation.dialect.chunk(index, output, output.shown[start:end], first=first, last=ticket.done)
-    return [_event(chunk) for chunk in chunks]
+    told = {"usage": usage_so_far(ticket)} if generation.continuous_usage else {}
+    return [_event(chunk | told) for chunk in chunks]
 
 
 async def _spoil(

@@ -91,13 +91,8 @@ async def _read_through(emulator: Emulator, inputs: list[bytes], levers: Levers)
     """Let the worker read every input. Raises ApiError if one is too long or the queue is full."""
     for tokens in inputs:
         fits(emulator, tokens)
-    tickets: list[Ticket] = []
-    try:
-        for tokens in inputs:
-            tickets += emulator.submit(tokens, [_NOTHING], levers)
-        await emulator.finish(tickets)
-    finally:
-        emulator.abort(tickets)
+    tickets = emulator.submit([(tokens, [_NOTHING]) for tokens in inputs], levers)
+    await emulator.finish(tickets)
     return tickets
 
 

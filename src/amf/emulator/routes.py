@@ -7,7 +7,7 @@ from aiohttp import web
 
 from amf.emulator.chat import render_chat
 from amf.emulator.emulator import Emulator
-from amf.emulator.errors import ApiError
+from amf.emulator.errors import MALFORMED, ApiError
 from amf.emulator.protocol import DetokenizeBody, TokenizeBody, parse
 from amf.emulator.request import check_model
 from amf.emulator.tokenizer import count, decode, encode, from_ids, to_ids
@@ -60,7 +60,7 @@ async def tokenize(request: web.Request) -> web.Response:
     body = parse(await request.read(), TokenizeBody)
     check_model(emulator, body.model)
     if (body.prompt is None) == (body.messages is None):
-        raise ApiError(400, "give either prompt or messages")
+        raise ApiError(400, "give either prompt or messages", kind=MALFORMED)
     tokens = encode(body.prompt) if body.prompt is not None else render_chat(body.messages or [], body.tools or [])
     context = emulator.config.context_tokens
     return web.json_response({"count": count(tokens), "max_model_len": context, "tokens": to_ids(tokens)})

@@ -11,7 +11,7 @@ from aiohttp import web
 from amf.emulator import generate, retrieval, routes
 from amf.emulator.config import EmulatorConfig
 from amf.emulator.emulator import Emulator
-from amf.emulator.errors import ApiError, error_body
+from amf.emulator.errors import ApiError
 from amf.emulator.routes import EMULATOR
 
 _MAX_BODY_BYTES = 256 * 1024 * 1024
@@ -97,4 +97,4 @@ async def _errors(
     except ApiError as error:
         return web.json_response(error.body(), status=error.status)
     except web.HTTPException as error:
-        return web.json_response(error_body(error.status, error.reason), status=error.status)
+        return web.json_response({"detail": error.reason}, status=error.status)

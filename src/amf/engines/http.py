@@ -22,7 +22,7 @@ from multidict import CIMultiDict
 
 from amf.engines.engine import EngineError, EngineRequest, Upstream
 from amf.engines.headers import identifier, request_headers, response_headers
-from amf.engines.options import EngineKind, EngineLimits, EngineOptions
+from amf.engines.options import EngineKind, EngineOptions
 
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what decoding raises, whatever it is given
 IDLE_CONNECTION_S = 4.0  # shorter than the 5 s after which uvicorn, and so vLLM, closes an idle connection
@@ -30,7 +30,7 @@ _WRITTEN_AT_ONCE_BYTES = 512 * 1024  # a larger body goes out in pieces, so that
 _NOT_ADDED = ("User-Agent", "Accept", "Accept-Encoding")  # headers that aiohttp would add to the client's
 _STALE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
 # aiohttp says RuntimeError for a session or socket closed under it, ValueError for a URL or header that cannot be sent.
-_FAULTS = (aiohttp.ClientError, OSError, RuntimeError, ValueError)
+FAULTS = (aiohttp.ClientError, OSError, RuntimeError, ValueError)
 
 
 class _Connection:
@@ -83,7 +83,7 @@ class HttpUpstream:
                 if not chunk:
                     return
                 yield chunk
-        except _FAULTS as error:
+        except FAULTS as error:
             stalled = f"the engine stalled for {self._stall_timeout_s:g} s"
             raise EngineError(stalled if self._is_stalled else fault(error)) from None
         finally:
@@ -157,11 +157,11 @@ class HttpEngine:
                 timeout=self._control_timeout,
                 allow_redirects=False,
             ) as response:
-                return response.status, await _read(response, self.options.limits)
+                return response.status, await read_whole(response, self.options.limits.control_max_bytes)
         except TimeoutError:
             limit_s = self.options.limits.control_timeout_s
             raise EngineError(f"{method} {path}: no answer within {limit_s:g} s") from None
-        except _FAULTS as error:
+        except FAULTS as error:
             raise EngineError(f"{method} {path}: {fault(error)}") from None
 
     async def get_json(self, path: str) -> Any:
@@ -261,7 +261,7 @@ class _Attempt(AbstractAsyncContextManager[Upstream]):
             raise EngineError(f"no connection to the engine within {limits.connect_timeout_s:g} s") from None
         except TimeoutError:
             raise EngineError(f"no response head from the engine within {limits.head_timeout_s:g} s") from None
-        except _FAULTS as error:
+        except FAULTS as error:
             raise EngineError(fault(error)) from None
 
     async def _close(self) -> None:
@@ -332,12 +332,13 @@ def roots_of(cards: tuple[dict[str, Any], ...]) -> dict[str, str]:
     return {card["id"]: card["root"] for card in cards if isinstance(card.get("root"), str)}
 
 
-async def _read(response: aiohttp.ClientResponse, limits: EngineLimits) -> bytes:
+async def read_whole(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """The body. Raises EngineError if it is longer."""
     parts: list[bytes] = []
     total_bytes = 0
     async for part in response.content.iter_any():
         parts.append(part)
         total_bytes += len(part)
-        if total_bytes > limits.control_max_bytes:
-            raise EngineError(f"the answer is longer than {limits.control_max_bytes} bytes")
+        if total_bytes > max_bytes:
+            raise EngineError(f"the answer is longer than {max_bytes} bytes")
     return b"".join(parts)

@@ -15,7 +15,7 @@ import math
 from typing import Any
 
 from amf.engines.engine import Capabilities, EngineInfo, LoadReport
-from amf.engines.http import cards_of, models_of, positive
+from amf.engines.http import HttpEngine, cards_of, models_of, positive
 from amf.engines.metrics import SampleReader, ratio
 from amf.engines.watched import WatchedEngine
 
@@ -29,15 +29,17 @@ class LlamaCppEngine(WatchedEngine):
 
     kind = "llamacpp"
 
-    async def recognises(self) -> bool:
+    @staticmethod
+    async def recognises(engine: HttpEngine) -> bool:
         """It signs its model cards; where a proxy signs them, /props counts slots. Raises EngineError if nothing answers."""
-        cards = cards_of(await self.optional_json("/v1/models"))
-        return any(card.get("owned_by") == "llamacpp" for card in cards) or _slot_count(await self._props()) is not None
+        cards = cards_of(await engine.optional_json("/v1/models"))
+        signed = any(card.get("owned_by") == "llamacpp" for card in cards)
+        return signed or _slot_count(await _props(engine)) is not None
 
     async def probe(self) -> EngineInfo:
         """Models from /v1/models; context, slots and build from /props. Raises EngineError without models."""
         cards = models_of(await self.get_json("/v1/models"))
-        props = await self._props()
+        props = await _props(self)
         settings = props.get("default_generation_settings")
         context_tokens = positive(settings.get("n_ctx")) if isinstance(settings, dict) else None
         build = props.get("build_info")
@@ -70,14 +72,15 @@ class LlamaCppEngine(WatchedEngine):
             kv_used_ratio=ratio(used),
         )
 
-    async def _props(self) -> dict[str, Any]:
-        props = await self.optional_json("/props")
-        return props if isinstance(props, dict) else {}
-
     async def _slots(self) -> list[dict[str, Any]]:
         """What /slots says of each, unless `--no-slots` closes it."""
         slots = await self.optional_json("/slots")
         return [slot for slot in slots if isinstance(slot, dict)] if isinstance(slots, list) else []
+
+
+async def _props(engine: HttpEngine) -> dict[str, Any]:
+    props = await engine.optional_json("/props")
+    return props if isinstance(props, dict) else {}
 
 
 def _names(card: dict[str, Any]) -> list[str]:

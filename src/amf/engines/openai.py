@@ -11,7 +11,8 @@ class OpenAIEngine(HttpEngine):
 
     kind = "openai"
 
-    async def recognises(self) -> bool:
+    @staticmethod
+    async def recognises(_: HttpEngine) -> bool:
         """Whatever speaks the API will do."""
         return True
 

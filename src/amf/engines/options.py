@@ -1,4 +1,5 @@
-"""What a user may set about one engine: how long to wait for it, how to log in, and what it cannot tell by itself."""
+"""What a user may set about one engine: how long to wait for it, how to log in, and what it cannot tell by itself. And about
+the controller that knows what lies below the engines' KV memory."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -41,3 +42,23 @@ class EngineOptions:
     kv_events_endpoint: str | None = None
     kv_replay_endpoint: str | None = None
     limits: EngineLimits = EngineLimits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResidencyOptions:
+    """LMCache's controller, and how often it may be asked. Real seconds, tokens and counts; without a `url` nobody is asked.
+
+    A prompt is asked about when `min_tokens` of it or more were not asked about within `fresh_s`. It waits for the answer at
+    most `delay_s`; one that comes later, within `timeout_s`, still corrects what is believed.
+    """
+
+    url: str | None = None
+    delay_s: float = 0.05
+    timeout_s: float = 1.0
+    min_tokens: int = 4096
+    fresh_s: float = 30.0
+    believe_s: float = 3600.0  # what was not told again for this long is believed no more
+    breaker_failures: int = 3  # in a row: then the controller is left alone for `retry_s`
+    retry_s: float = 30.0
+    max_questions: int = 8  # at once
+    max_blocks: int = 1_000_000  # believed of one worker's lower tiers by what was told; the longest untold go first

@@ -23,7 +23,7 @@ import msgspec
 from amf.engines.body import with_members
 from amf.engines.engine import Capabilities, EngineError, EngineInfo, EngineRequest, LoadReport
 from amf.engines.headers import identifier
-from amf.engines.http import NOT_JSON, max_model_tokens_of, models_of
+from amf.engines.http import NOT_JSON, HttpEngine, max_model_tokens_of, models_of
 from amf.engines.kvfeed import KvSource
 from amf.engines.metrics import Sample, SampleReader, ratio
 from amf.engines.options import EngineOptions
@@ -110,10 +110,11 @@ class SglangEngine(WatchedEngine):
             ),
         )
 
-    async def recognises(self) -> bool:
+    @staticmethod
+    async def recognises(engine: HttpEngine) -> bool:
         """It signs its model cards. Raises EngineError if nothing answers."""
-        cards = models_of(await self.get_json("/v1/models"))
-        return any(card.get("owned_by") == "sglang" for card in cards) or "sglang:" in await self.metrics_page()
+        cards = models_of(await engine.get_json("/v1/models"))
+        return any(card.get("owned_by") == "sglang" for card in cards) or "sglang:" in await engine.metrics_page()
 
     async def load(self) -> LoadReport | None:
         """The engine's load now, summed over its data-parallel ranks; None if it does not tell. Raises EngineError."""

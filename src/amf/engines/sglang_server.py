@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from amf.core.types import Tier
 from amf.engines.http import decoded, positive
+from amf.engines.release import release
 
 PriorityOrder = Literal["none", "lower-first", "higher-first"]
 
@@ -82,9 +83,8 @@ class SglangServer:
     @property
     def names_requests(self) -> bool:
         """Whether its events carry the session of the call that stored a block."""
-        numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", self.version or "")
-        release = tuple(map(int, numbers.groups())) if numbers else ()
-        return self.takes_sessions and self.flag("enable_flexkv") is not True and release >= _NAMES_REQUESTS
+        named_here = release(self.version) >= _NAMES_REQUESTS
+        return self.takes_sessions and self.flag("enable_flexkv") is not True and named_here
 
     def flag(self, name: str) -> bool | None:
         """A switch among the arguments; None if not said."""

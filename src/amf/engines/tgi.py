@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 
 from amf.engines.engine import Capabilities, EngineError, EngineInfo, EngineRequest, LoadReport
-from amf.engines.http import models_of, positive
+from amf.engines.http import HttpEngine, models_of, positive
 from amf.engines.metrics import SampleReader, ratio
 from amf.engines.watched import WatchedEngine
 
@@ -25,16 +25,17 @@ class TgiEngine(WatchedEngine):
 
     kind = "tgi"
 
-    async def recognises(self) -> bool:
+    @staticmethod
+    async def recognises(engine: HttpEngine) -> bool:
         """Its /info names one model and how long a text may be. Raises EngineError if nothing answers."""
-        info = await self._info()
+        info = await _info(engine)
         return isinstance(info.get("model_id"), str) and positive(info.get("max_total_tokens")) is not None
 
     async def probe(self) -> EngineInfo:
         """Models from /v1/models, which older releases lack; the rest from /info, and KV memory, which newer ones leave out
         there, from the metrics. Raises EngineError without models."""
         listing = await self.optional_json("/v1/models")
-        info = await self._info()
+        info = await _info(self)
         if listing is None and "model_id" in info:
             listing = {"data": [{"id": info["model_id"]}]}
         running = [positive(info.get("max_batch_size")), positive(info.get("max_concurrent_requests"))]
@@ -71,13 +72,14 @@ class TgiEngine(WatchedEngine):
             raise EngineError(f"the engine failed while generating (status {_FAILED_GENERATION})")
         return response
 
-    async def _info(self) -> dict[str, Any]:
-        info = await self.optional_json("/info")
-        return info if isinstance(info, dict) else {}
-
     async def _gauges(self) -> dict[str, float]:
         samples = _LOAD.read(await self.metrics_page())
         return {sample.name: sample.value for sample in samples if math.isfinite(sample.value)}
 
     async def _capacity_tokens(self) -> int | None:
         return positive(round((await self._gauges()).get(_CAPACITY, 0.0)))
+
+
+async def _info(engine: HttpEngine) -> dict[str, Any]:
+    info = await engine.optional_json("/info")
+    return info if isinstance(info, dict) else {}

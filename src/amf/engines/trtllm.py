@@ -23,7 +23,7 @@ import aiohttp
 
 from amf.engines.body import with_members
 from amf.engines.engine import Capabilities, EngineError, EngineInfo, EngineRequest, LoadReport
-from amf.engines.http import max_model_tokens_of, models_of
+from amf.engines.http import HttpEngine, max_model_tokens_of, models_of
 from amf.engines.kvfeed import KvSource
 from amf.engines.kvwire import KvEvent
 from amf.engines.observer import Observer
@@ -87,17 +87,18 @@ class TrtllmEngine(WatchedEngine):
             ),
         )
 
-    async def recognises(self) -> bool:
+    @staticmethod
+    async def recognises(engine: HttpEngine) -> bool:
         """It signs its model cards, has its own route for events, or its own names on its page of metrics. Raises EngineError
         if nothing answers."""
-        cards = models_of(await self.get_json("/v1/models"))
+        cards = models_of(await engine.get_json("/v1/models"))
         if any("tensorrt" in str(card.get("owned_by")).lower() for card in cards):
             return True
         with suppress(EngineError):
-            routes = await self.optional_json("/openapi.json")
+            routes = await engine.optional_json("/openapi.json")
             if isinstance(routes, dict) and _EVENTS in (routes.get("paths") or ()):
                 return True
-        return "\ntrtllm_" in "\n" + await self._page()
+        return "\ntrtllm_" in "\n" + (await _page(engine) or "")
 
     async def load(self) -> LoadReport | None:
         """The engine's load by its newest iteration; None if there is no new one or it does not tell. Raises EngineError."""
@@ -155,11 +156,17 @@ class TrtllmEngine(WatchedEngine):
         """Its Prometheus page; empty where it has none, for which it is not asked again before the next probe."""
         if not self._has_page:
             return ""
-        status, page = 0, b""
-        with suppress(EngineError):
-            status, page = await self.get(_PAGE)
-        self._has_page = status == 200
-        return _text(status, page)
+        page = await _page(self)
+        self._has_page = page is not None
+        return page or ""
+
+
+async def _page(engine: HttpEngine) -> str | None:
+    """Its Prometheus page; None where it has none or does not answer."""
+    with suppress(EngineError):
+        status, page = await engine.get(_PAGE)
+        return _text(status, page) if status == 200 else None
+    return None
 
 
 def _text(status: int, body: bytes) -> str:

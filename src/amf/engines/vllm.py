@@ -1,7 +1,6 @@
 """vLLM: load from its metrics, cache truth from its KV events, and the fabric's urgency in its priority header."""
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,15 +8,16 @@ from multidict import CIMultiDict
 
 from amf.engines.engine import Capabilities, EngineInfo, EngineRequest, LoadReport
 from amf.engines.headers import identifier
-from amf.engines.http import max_model_tokens_of, models_of, roots_of
+from amf.engines.http import HttpEngine, max_model_tokens_of, models_of, roots_of
 from amf.engines.kvfeed import KvSource
 from amf.engines.metrics import Sample, SampleReader, ratio
+from amf.engines.release import release
 from amf.engines.urgency import MAX_STEPS, steps
 from amf.engines.watched import WatchedEngine
 
 MAX_PRIORITY = MAX_STEPS  # urgency in ms: 24 days to either side
 
-_NAMES_REQUESTS = (0, 32)  # the release in which it was seen
+_NAMES_REQUESTS = (0, 32)  # the release in which KV events were seen to carry the X-Session-ID of who stored a block
 
 _LOAD = SampleReader(
     (
@@ -57,7 +57,7 @@ class VllmEngine(WatchedEngine):
             capabilities=Capabilities(
                 kv_events=has_events,
                 token_hashes=has_events,
-                attributed_events=has_events and _names_requests(version),
+                attributed_events=has_events and release(version) >= _NAMES_REQUESTS,
                 priority="lower-first" if self.options.priority else "none",
                 token_prompts=True,
                 tokenize=True,
@@ -67,10 +67,11 @@ class VllmEngine(WatchedEngine):
             hash_algorithm=blocks[0].get("prefix_caching_hash_algo") if blocks else None,
         )
 
-    async def recognises(self) -> bool:
+    @staticmethod
+    async def recognises(engine: HttpEngine) -> bool:
         """It signs its model cards. Raises EngineError if nothing answers."""
-        cards = models_of(await self.get_json("/v1/models"))
-        return any(card.get("owned_by") == "vllm" for card in cards) or "vllm:" in await self.metrics_page()
+        cards = models_of(await engine.get_json("/v1/models"))
+        return any(card.get("owned_by") == "vllm" for card in cards) or "vllm:" in await engine.metrics_page()
 
     async def load(self) -> LoadReport | None:
         """The engine's load now, summed over its data-parallel ranks; None if it does not tell. Raises EngineError."""
@@ -110,12 +111,6 @@ class VllmEngine(WatchedEngine):
             return None
         replay = self.options.kv_replay_endpoint or self._reachable(rank.get("replay_endpoint"))
         return KvSource(endpoint=endpoint, replay_endpoint=replay)
-
-
-def _names_requests(version: str | None) -> bool:
-    """Whether its KV events carry the X-Session-ID of the request that stored a block."""
-    numbers = re.match(r"(\d+)\.(\d+)", version or "")
-    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= _NAMES_REQUESTS
 
 
 def _total(samples: list[Sample], name: str) -> int:

@@ -34,6 +34,34 @@ class Part(msgspec.Struct):
     text: str | None = None
 
 
+class BranchForm(msgspec.Struct, forbid_unknown_fields=True):
+    """The alternative that a call belongs to, and what its group is. `group` is a path."""
+
+    group: str
+    alternative: str
+    kind: str = ""
+    k: int = 1
+    probability: float | None = None
+
+
+class AlternativeForm(msgspec.Struct, forbid_unknown_fields=True):
+    """One alternative of a group, or several."""
+
+    group: str
+    alternative: str | list[str]
+
+
+class DecisionForm(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of the commit route."""
+
+    group: str
+    commit: str | list[str] | None = None
+    discard: str | list[str] | None = None
+
+
+Alternatives = str | AlternativeForm | list[str | AlternativeForm] | None
+
+
 class Amf(msgspec.Struct, forbid_unknown_fields=True):
     """The body's `amf` object: the explicit identity, named as in docs/wire.md. `parents` is a list or `a|b`."""
 
@@ -42,7 +70,9 @@ class Amf(msgspec.Struct, forbid_unknown_fields=True):
     session_id: str | None = None
     hop: str | None = None
     parents: str | list[str] | None = None
-    branch: str | None = None
+    branch: str | BranchForm | None = None
+    commit: Alternatives = None
+    discard: Alternatives = None
     deadline_ms: float | None = None
     slo_class: str | None = None
     final: bool | None = None

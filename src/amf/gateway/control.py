@@ -10,7 +10,8 @@ from amf.config import ConfigError, WorkerConfig, check_worker, parse_table
 from amf.core.events import GraphDeclared
 from amf.core.graph import GraphError, graph_from_dict
 from amf.gateway.auth import Keys
-from amf.gateway.body import read_json
+from amf.gateway.body import DecisionForm, read_json
+from amf.gateway.branches import decision_of
 from amf.gateway.driver import Driver
 from amf.gateway.explain import Explained, as_json, as_text
 from amf.gateway.fleet import Fleet
@@ -21,6 +22,7 @@ from amf.gateway.problem import Problem, bad_request
 from amf.gateway.profiles import check_assumptions
 
 _MAX_RUNS = 1000
+_decode_decision = msgspec.json.Decoder(DecisionForm).decode
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -56,6 +58,7 @@ class Control:
             web.get("/amf/v1/runs/{run_id}", self._run),
             web.post("/amf/v1/runs/{run_id}/cancel", self._cancel_run),
             web.post("/amf/v1/runs/{run_id}/close", self._close_run),
+            web.post("/amf/v1/runs/{run_id}/commit", self._decide_branches),
             web.get("/amf/v1/explain/{request_id}", self._explain),
             web.get("/amf/v1/totals", self._totals),
             web.get("/amf/v1/workers", self._list_workers),
@@ -112,6 +115,15 @@ class Control:
         run_id = self._known_run(request)
         return _json({"open_calls": self.driver.close_run(run_id)})
 
+    async def _decide_branches(self, request: web.Request) -> web.Response:
+        run_id = self._known_run(request)
+        decision = decision_of(read_json(await request.read(), _decode_decision))
+        self._check_group(run_id, decision.group)
+        cancelled = self.driver.decide(run_id, decision)
+        alternatives = self._groups(run_id).get(decision.group, {}).get("alternatives", {})
+        fates = {name: alternative["fate"] for name, alternative in alternatives.items()}
+        return _json({"cancelled_calls": cancelled, "alternatives": fates})
+
     async def _explain(self, request: web.Request) -> web.Response:
         call_id = request.match_info["request_id"]
         entries = self.explained.decisions(call_id)
@@ -159,6 +171,18 @@ class Control:
         if self.reports.run_report(run_id) is None:
             raise _no_run(request.match_info["run_id"])
         return run_id
+
+    def _groups(self, run_id: str) -> dict[str, Any]:
+        report = self.reports.run_report(run_id)
+        groups: dict[str, Any] = report["groups"] if report else {}
+        return groups
+
+    def _check_group(self, run_id: str, group: str) -> None:
+        known = self._groups(run_id)
+        if group not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            message = f"The run knows no branch group `{group}`, {has}: name one by the path that its calls sent."
+            raise Problem(404, "group_not_found", message, retry=False)
 
     def _tenant(self, request: web.Request) -> str:
         return self.keys.caller(request.headers).tenant

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from amf.core.decisions import Admit, Because, Cancel, Decision, Dispatch, Hold, Refuse, WakeAt
 from amf.core.events import (
+    BranchDecided,
     CallArrived,
     CallCancelled,
     CallFailed,
@@ -31,11 +32,12 @@ from amf.core.events import (
     WorkerLost,
 )
 from amf.core.types import Call
+from amf.gateway.branches import GroupDecision
 from amf.gateway.clock import Clock
 from amf.gateway.explain import Explained
 from amf.gateway.journal import JournalWriter
 from amf.gateway.metrics import Metrics
-from amf.gateway.problem import Problem
+from amf.gateway.problem import BRANCH_CANCELLED, Problem
 from amf.gateway.record import Ended
 from amf.gateway.ticket import Ticket
 
@@ -165,6 +167,14 @@ class Driver:
         self.submit(PipelineClosed, run_id=run_id, cancelled=True)
         return len(open_tickets)
 
+    def decide(self, run_id: str, decision: GroupDecision) -> int:
+        """The client's word on alternatives of a branch group. Returns how many open calls it has ended."""
+        group, committed, discarded = decision.group, decision.committed, decision.discarded
+        open_tickets = [t for t in self._tickets.values() if t.call.run_id == run_id and t.refused is None]
+        self._metrics.branches.decided(len(committed), len(discarded))
+        self.submit(BranchDecided, run_id=run_id, group=group, committed=committed, discarded=discarded)
+        return sum(ticket.refused is not None for ticket in open_tickets)
+
     def end_all(self, problem: Problem) -> None:
         """End every open call now; each client is told `problem`."""
         for ticket in list(self._tickets.values()):
@@ -190,6 +200,8 @@ class Driver:
         """`given_up`: the client went away."""
         if ticket.answered_s is not None:
             outcome = "ok"
+        elif ticket.refused is not None and ticket.refused.code == BRANCH_CANCELLED:
+            outcome = "discarded"
         elif given_up or ticket.problem is not None:
             outcome = "cancelled"
         else:
@@ -246,6 +258,9 @@ class Driver:
         ticket = self._tickets.get(call_id)
         if ticket is None or ticket.on_fallback or isinstance(decision, (Admit, Hold)):
             return
+        if isinstance(decision, Refuse) and decision.code == BRANCH_CANCELLED:
+            late = isinstance(event, CallArrived) and event.call.call_id == call_id
+            self._metrics.branches.cancelled("late" if late else "running" if ticket.in_attempt else "waiting")
         if isinstance(decision, (Dispatch, Refuse)):
             ticket.order(decision)
         elif isinstance(decision, Cancel):

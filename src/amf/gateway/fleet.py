@@ -82,6 +82,19 @@ class Fleet:
                 return link.engine.url, {"Authorization": f"Bearer {key}"} if key else {}
         return None
 
+    def offloading(self, pool: str) -> list[Link]:
+        """The pool's workers that are up, have exact prompts, and are an instance of LMCache."""
+        links = self._links.values()
+        return [
+            link
+            for link in links
+            if link.status is LinkStatus.UP
+            and link.exact
+            and link.config.lmcache_instance
+            and link.worker is not None
+            and link.worker.pool == pool
+        ]
+
     def logs_in(self, name: str) -> bool:
         """Whether the gateway logs in at this worker with a key of its own, instead of the client with his."""
         link = self._links.get(name)
@@ -127,6 +140,7 @@ class Fleet:
             "exact": link.exact,
             "weights": link.config.weights,
             "tensor_parallel": link.config.tensor_parallel,
+            "lmcache_instance": link.config.lmcache_instance,
             **_told_by_engine(info, worker.pool if worker else None),
         }
 

@@ -72,6 +72,8 @@ class Forwarder:
         raw = await (request.read() if request.content.is_eof() else self._receive(request))
         started_s = time.perf_counter()
         accepted = await self._intake.accept(inbound, raw)
+        for decision in accepted.decisions:
+            self._driver.decide(accepted.call.run_id, decision)
         try:
             with (
                 self._driver.call(accepted.call, self._limits.wait_s) as ticket,
@@ -324,7 +326,7 @@ def _problem_of(refused: Refuse | None, reason: str) -> Problem:
     """Why an answer broke off that the fabric took back."""
     if refused is not None:
         return refusal(refused.code, refused.message)
-    return refusal("branch_cancelled", f"The call was stopped: {reason}.")
+    return refusal("upstream_failed", f"The answer was stopped: {reason}.")
 
 
 def _is_sse(upstream: Upstream) -> bool:

@@ -12,7 +12,16 @@ from typing import Any
 
 import msgspec
 
+from amf.core.types import BranchHint
 from amf.gateway.body import Amf, Body
+from amf.gateway.branches import (
+    GroupDecision,
+    alternative_paths,
+    branch_hint,
+    branch_path,
+    check_branch,
+    decisions_of_call,
+)
 from amf.gateway.problem import bad_request
 from amf.gateway.slo import NO_WISHES, SLO_HEADERS, Wishes, read_wishes
 from amf.gateway.tracecontext import baggage, trace_id
@@ -31,6 +40,8 @@ class Identity:
     hop: str = ""
     parents: tuple[str, ...] = ()
     branch: str = ""
+    branch_hint: BranchHint | None = None
+    decisions: tuple[GroupDecision, ...] = ()  # on branch groups, before this call arrives
     wishes: Wishes = NO_WISHES
     final: bool = False
 
@@ -60,8 +71,10 @@ _HARNESS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("helicone", ("helicone-session-id",), ()),
     ("routing-key", ("x-sgl-routing-key", "x-smg-routing-key"), ()),
 )
-_EXPLICIT = ("pipeline", "run_id", "session_id", "hop", "parents", "branch", "deadline_ms", "slo_class", "final")
-_IDS = ("pipeline", "run_id", "session_id", "hop", "branch")
+_EXPLICIT = (
+    "pipeline", "run_id", "session_id", "hop", "parents", "branch", "commit", "discard", "deadline_ms", "slo_class", "final",
+)  # fmt: skip
+_IDS = ("pipeline", "run_id", "session_id", "hop")
 _EXPLICIT_HEADERS = tuple((name, "x-amf-" + name.replace("_", "-")) for name in _EXPLICIT)
 _BAGGAGE = {
     "pipeline": ("gen_ai.workflow.name",),
@@ -99,6 +112,9 @@ def read_identity(headers: Mapping[str, str], body: Body) -> Identity:
     run_named = bool(said.get("run_id") or hinted.get("run_id"))
     hop = said.get("hop") or hinted.get("hop") or ""
     _check_parents(parents, hop, run_named)
+    branch = check_branch(said.get("branch") or hinted.get("branch") or "", "x-amf-branch")
+    decisions = decisions_of_call(said.get("commit", ""), said.get("discard", ""))
+    _check_branch_run(branch, decisions, run_named)
     for name in _IDS:
         if name in said:
             _check_id(name, said[name])
@@ -111,7 +127,9 @@ def read_identity(headers: Mapping[str, str], body: Body) -> Identity:
         names_graph=bool(said.get("pipeline")),
         hop=hop,
         parents=parents,
-        branch=_branch(said.get("branch") or hinted.get("branch") or ""),
+        branch=branch,
+        branch_hint=branch_hint(body.amf.branch) if isinstance(body.amf, Amf) else None,
+        decisions=decisions,
         wishes=read_wishes(said, headers, body.service_tier),
         final=_flag(said.get("final")) or session.final,
     )
@@ -166,6 +184,11 @@ def _amf_fields(amf: Amf) -> dict[str, str]:
     fields: dict[str, Any] = {name: getattr(amf, name) for name in _EXPLICIT}
     if isinstance(amf.parents, list):
         fields["parents"] = "|".join(amf.parents)
+    if amf.branch is not None:
+        fields["branch"] = branch_path(amf.branch)
+    for name in ("commit", "discard"):
+        if fields[name] is not None:
+            fields[name] = alternative_paths(fields[name], f"amf.{name}")
     if amf.final is not None:
         fields["final"] = "true" if amf.final else "false"
     if amf.deadline_ms is not None:
@@ -241,6 +264,15 @@ def _check_parents(parents: tuple[str, ...], hop: str, run_named: bool) -> None:
         raise bad_request(f"The hop `{hop}` names itself as its parent.", code="cyclic_parents", param="x-amf-parents")
 
 
+def _check_branch_run(branch: str, decisions: tuple[GroupDecision, ...], run_named: bool) -> None:
+    if (branch or decisions) and not run_named:
+        raise bad_request(
+            "`x-amf-branch`, `x-amf-commit` and `x-amf-discard` need `x-amf-run-id`: branches are of a run, so name the run.",
+            code="branch_without_run",
+            param="x-amf-branch",
+        )
+
+
 def _check_id(name: str, value: str) -> None:
     if value and (len(value) > _MAX_ID_CHARS or not value.isprintable()):
         raise bad_request(
@@ -251,17 +283,6 @@ def _check_id(name: str, value: str) -> None:
 def _usable(value: str) -> str:
     """A hint that is too long or unprintable is no hint."""
     return value if len(value) <= _MAX_ID_CHARS and value.isprintable() else ""
-
-
-def _branch(value: str) -> str:
-    group, slash, alternative = value.partition("/")
-    if value and not (slash and group and alternative):
-        raise bad_request(
-            f"`x-amf-branch` is `{value}`: write it as `group/alternative`.",
-            code="invalid_branch",
-            param="x-amf-branch",
-        )
-    return value
 
 
 def _flag(value: str | None) -> bool:

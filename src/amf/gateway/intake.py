@@ -1,13 +1,15 @@
 """From an HTTP request to a `Call`: parse, recognise, hash. Nothing is remembered until everything has been checked, so a
-request that is turned away changes no state. Tokenising, where a pool asks for it, is awaited here and nowhere else."""
+request that is turned away changes no state. Tokenising, where a pool asks for it, is awaited here and nowhere else, and so is
+the question where a prompt lies, where there is somebody to ask."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
 
 from amf.core.types import Call, CallKind, Prefix
 from amf.engines.keys import namespace
 from amf.gateway.body import Body, outgoing, parse_body
+from amf.gateway.branches import GroupDecision
 from amf.gateway.clock import Clock
 from amf.gateway.derive import DerivedRuns, Trail, trail
 from amf.gateway.graphs import Graphs
@@ -43,6 +45,7 @@ class Accepted:
     pool: Pool
     slo: CallSlo
     prompt_bytes: int = 0
+    decisions: tuple[GroupDecision, ...] = ()  # of which the fabric is to hear before the call
 
     @property
     def public_run_id(self) -> str:
@@ -95,6 +98,9 @@ class Intake:
             prefix, prompt_bytes = _prefix(body, chain, pool, salt)
         where = trail(body.messages or [], chain.boundaries, inbound.tenant, retried=_retried(inbound.headers))
         call, slo = self._call(inbound, body, identity, prefix, where, pool)
+        inquirer = self._pools.inquirer
+        if inquirer is not None and tokens is not None and not salt and await inquirer.look(pool.name, prefix, tokens):
+            call, slo = self._call(inbound, body, identity, prefix, where, pool)  # others came in the meantime
         session = scoped_run_id(identity.session_id, inbound.tenant) if identity.session_id else ""
         hop_id = self._book.note(call.run_id, call.hop, session)
         if identity.names_graph:
@@ -109,6 +115,7 @@ class Intake:
             pool=pool,
             slo=slo,
             prompt_bytes=prompt_bytes,
+            decisions=identity.decisions,
         )
         self._promises.note(call, slo, inbound.arrived_s)
         return accepted
@@ -132,6 +139,7 @@ class Intake:
             hop=identity.hop,
             parents=identity.parents,
             branch=identity.branch,
+            branch_hint=identity.branch_hint,
             deadline_s=slo.brings_s,
             slo_class=slo.slo_class,
             tenant=inbound.tenant,
@@ -227,15 +235,14 @@ def _prefix(body: Body, chain: TextChain, pool: Pool, salt: str) -> tuple[Prefix
     text = body.prompt if body.prompt is not None else body.input
     if not (isinstance(text, list) and _is_tokens(text)):
         return chain.prefix(pool.bytes_per_token.value), chain.total_bytes
-    prompts = [item for item in text if isinstance(item, list)]
-    if len(prompts) > 1:
-        return Prefix(total_tokens=sum(map(len, prompts))), 0
+    prompts: list[Sequence[object]] = [item for item in text if isinstance(item, list)] or [text]
     try:
-        return token_prefix(prompts[0] if prompts else text, pool.block_tokens, salt), 0
+        prefixes = [token_prefix(each, pool.block_tokens, salt) for each in prompts]
     except ValueError as error:
         raise bad_request(
             f"The prompt is no list of token ids: {error}.", code="invalid_field", param="prompt"
         ) from error
+    return (prefixes[0] if len(prefixes) == 1 else Prefix(total_tokens=sum(map(len, prompts)))), 0
 
 
 def _is_tokens(text: object) -> bool:

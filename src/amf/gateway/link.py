@@ -95,6 +95,7 @@ class Link:
         self.worker: Worker | None = None
         self.exact = False  # see Watcher.is_exact
         self.reason = "not reached yet"  # why it is not up
+        self.life = 0  # grows whenever what was told of its cache may hold no more
         self.first_look = asyncio.Event()  # set after the first attempt to reach it
         self._limits = limits
         self._driver = driver
@@ -181,6 +182,7 @@ class Link:
         self._broken.clear()
         self._index.clear()
         self._attribution.clear()
+        self.life += 1
         self._watcher.changed(self)
         self._driver.submit(WorkerJoined, worker=self.worker)
         if self._suspended and self.worker.has_kv_events:
@@ -262,6 +264,7 @@ class Link:
             case CacheCleared(reason=reason):
                 self._index.clear()
                 self._attribution.clear()
+                self.life += 1
                 self._driver.submit(PrefixesCleared, name=self.name, reason=reason)
 
     def _break(self, reason: str) -> None:

@@ -4,6 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from amf.core.decisions import Cancel, Decision, Dispatch, Hold, Refuse
 from amf.core.events import Event
+from amf.gateway.branch_metrics import BranchMetrics
 from amf.gateway.slo_metrics import SloMetrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -32,6 +33,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         r = self.registry
         self.slo = SloMetrics(r, max_positions)
+        self.branches = BranchMetrics(r)
         self.requests = _Counters("amf_requests", "Requests answered", ["route", "status"], r)
         self.dispatched = _Counters("amf_dispatched_calls", "Attempts sent", ["worker"], r)
         self.retries = Counter("amf_retries", "Attempts after a call's first", registry=r)
@@ -48,6 +50,10 @@ class Metrics:
         self.prompt_tokens = _Counters("amf_prompt_tokens", "Prompt tokens, as engines report", ["pool"], r)
         self.cached_tokens = _Counters("amf_cached_tokens", "Of these, served from cache", ["pool"], r)
         self.recomputed_tokens = _Counters("amf_recomputed_tokens", "Of these, computed", ["pool"], r)
+        self.lookups = _Counters("amf_residency_lookups", "Questions to LMCache's controller", ["outcome"], r)
+        self.told_tokens = _Counters(
+            "amf_residency_tokens", "What its answers changed in belief", ["worker", "kind"], r
+        )
         self.output_tokens = _Counters("amf_output_tokens", "Output tokens", ["pool"], r)
         self.worker_up = Gauge("amf_worker_up", "1 while the worker takes calls", ["worker"], registry=r)
 

@@ -1,10 +1,20 @@
 """The models the gateway serves: names, aliases, and how each pool's prompts are turned into prefixes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
+from amf.core.types import Prefix
 from amf.gateway.exact import Encoder
 from amf.gateway.prefixes import BytesPerToken
 from amf.gateway.problem import Problem
+
+
+class Inquirer(Protocol):
+    """Who can find out where a prompt lies, and lets the fabric know."""
+
+    async def look(self, pool: str, prefix: Prefix, tokens: Sequence[int]) -> bool:
+        """Returns whether it took time."""
+        ...
 
 
 class Pool:
@@ -22,6 +32,7 @@ class Pools:
     def __init__(self) -> None:
         self._pools: dict[str, Pool] = {}
         self._encoders: dict[str, Encoder] = {}
+        self.inquirer: Inquirer | None = None
 
     def set_encoder(self, pool: str, encoder: Encoder) -> None:
         self._encoders[pool] = encoder

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 import msgspec
 from aiohttp import web
 
+BRANCH_CANCELLED = "branch_cancelled"
+
 # A refusal's code (docs/wire.md) -> HTTP status, error type, worth retrying.
 _REFUSALS: dict[str, tuple[int, str, bool]] = {
     "pipeline_admission_refused": (429, "rate_limit_error", True),
     "overloaded": (429, "rate_limit_error", True),
     "deadline_infeasible": (429, "rate_limit_error", False),
     "deadline_exceeded": (504, "timeout_error", False),
-    "branch_cancelled": (410, "invalid_request_error", False),
+    BRANCH_CANCELLED: (410, "invalid_request_error", False),
     "run_cancelled": (410, "invalid_request_error", False),
     "no_worker": (503, "service_unavailable_error", True),
     "queue_timeout": (503, "service_unavailable_error", True),

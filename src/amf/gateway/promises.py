@@ -122,7 +122,8 @@ class Promises:
             burn = (ended.ended_s - run.since_s) / (run.deadline_s - run.since_s)
             self.metrics.hop_ended(slo.graph, call.hop, burn)
         run.open_calls -= 1
-        run.last = ended
+        if ended.outcome != "discarded":  # an alternative that lost says nothing of its run
+            run.last = ended
         if self._current(call.run_id) is None:
             self._forget(call.run_id)
 

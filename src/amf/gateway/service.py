@@ -15,6 +15,7 @@ from amf.config import ConfigError, ServeConfig
 from amf.core.fabric import Fabric
 from amf.core.policy.bundles import live_policies_named
 from amf.core.state.profiles import Profiles
+from amf.engines.lmcache import Controller
 from amf.gateway.app import Surface
 from amf.gateway.auth import Keys
 from amf.gateway.belief_metrics import BeliefCollector
@@ -37,6 +38,7 @@ from amf.gateway.pools import Pools
 from amf.gateway.problem import Problem
 from amf.gateway.promises import Promises
 from amf.gateway.record import Recorder
+from amf.gateway.residency import Residency
 
 _LAST_WORDS_S = 1.0  # after the grace, to tell clients that their calls are over
 _MAX_HEAD_BYTES = 64 * 1024  # of a request's first line, and of each header
@@ -81,6 +83,7 @@ async def running_gateway(config: ServeConfig, fabric: Any = None) -> AsyncItera
         fleet = await stack.enter_async_context(Fleet(driver, pools, metrics, limits))
         for name, pool in config.pools.items():
             pools.set_encoder(name, encoder_for(pool.tokenizer, name, fleet))
+        pools.inquirer = _open_residency(config, fleet, driver, metrics, stack)
         derived = DerivedRuns(limits.derived_runs, limits.derived_idle_s)
         intake = Intake(pools, graphs, clock, derived, fabric.known_hops, promises)
         forward_limits = ForwardLimits(
@@ -105,6 +108,18 @@ async def running_gateway(config: ServeConfig, fabric: Any = None) -> AsyncItera
             raise ConfigError(problem.message) from problem
         host = f"[{server.host}]" if ":" in server.host else server.host
         yield Gateway(f"http://{host}:{port}", config, fabric, driver, fleet, metrics)
+
+
+def _open_residency(
+    config: ServeConfig, fleet: Fleet, driver: Driver, metrics: Metrics, stack: AsyncExitStack
+) -> Residency | None:
+    options = config.residency
+    if options.url is None:
+        return None
+    controller = Controller(options.url, fleet.session, timeout_s=options.timeout_s)
+    residency = Residency(options, controller, fleet, driver, metrics)
+    stack.push_async_callback(residency.close)
+    return residency
 
 
 def _keep_profiles(config: ServeConfig, profiles: Profiles, stack: AsyncExitStack) -> None:

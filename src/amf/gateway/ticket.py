@@ -30,6 +30,7 @@ class Ticket:
         self.arrived_s = 0.0  # modelled, as the two below
         self.first_s: float | None = None
         self.answered_s: float | None = None
+        self.refused: Refuse | None = None  # how the fabric ended it
         self.usage: tuple[int, int, int | None] = (call.prompt_tokens, 0, None)  # prompt, output, cached tokens
         self._wait_limit_s = wait_limit_s
         self._task = asyncio.current_task()
@@ -43,6 +44,10 @@ class Ticket:
     def waiting(self) -> bool:
         """Nothing runs for this call and nothing has been decided."""
         return not (self.ended or self._in_attempt or self._orders or self.problem)
+
+    @property
+    def in_attempt(self) -> bool:
+        return self._in_attempt
 
     async def next(self) -> Dispatch | Refuse:
         """The next order. Raises Problem if the run was cancelled or the wait is over its limit (real seconds)."""
@@ -63,14 +68,11 @@ class Ticket:
             raise self.problem
         return self._orders.popleft()
 
-    @property
-    def refused(self) -> Refuse | None:
-        """The refusal that the fabric has ended the call with, if the handler has not taken it yet."""
-        return next((order for order in self._orders if isinstance(order, Refuse)), None)
-
     def order(self, decision: Dispatch | Refuse) -> None:
         """What the fabric decided. An order that comes while an attempt runs replaces that attempt."""
         self._orders.append(decision)
+        if isinstance(decision, Refuse):
+            self.refused = decision
         self._wake()
         if self._in_attempt:
             self._interrupt("placed anew")

@@ -49,7 +49,10 @@ def lacks_of(workers: Iterable[Mapping[str, Any]]) -> list[Lack]:
 
 
 def _concerns(worker: Mapping[str, Any], capability: str) -> bool:
-    """Events that do not come can name nothing. Those that do are matched by tokens of exact prompts, by request of others."""
+    """Events that do not come can name nothing. Those that do are matched by tokens of exact prompts, by request of others.
+    LMCache is a tier, which an engine need not say."""
+    if capability == "tiers":
+        return not worker.get("lmcache_instance")
     if capability not in ("token_hashes", "attributed_events"):
         return True
     return bool(worker["capabilities"].get("kv_events")) and bool(worker.get("exact")) == (capability == "token_hashes")
@@ -59,8 +62,8 @@ def _without(workers: Iterable[Mapping[str, Any]], capability: str) -> tuple[str
     return tuple(w["name"] for w in workers if w["capabilities"].get(capability) in (None, False, "none", [], ()))
 
 
-def offers(capabilities: Mapping[str, Any] | None) -> str:
-    """What a worker can, in a few words."""
+def offers(capabilities: Mapping[str, Any] | None, lmcache_instance: str | None = None) -> str:
+    """What a worker can, in a few words, and which instance of LMCache it is."""
     if not capabilities:
         return "?"
     words = [name for key, name in _SHORT if capabilities.get(key)]
@@ -70,6 +73,8 @@ def offers(capabilities: Mapping[str, Any] | None) -> str:
         words.append("tiers " + "+".join(tiers))
     if (ranks := capabilities.get("ranks", 1)) > 1:
         words.append(f"{ranks} ranks")
+    if lmcache_instance:
+        words.append(f"LMCache {lmcache_instance}")
     return ", ".join(words) or "generates"
 
 

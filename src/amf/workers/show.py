@@ -60,7 +60,7 @@ def _what_they_are(workers: Sequence[Mapping[str, Any]]) -> Table:
             _plain(engine or "?"),
             _plain(", ".join(worker.get("models") or []) or worker.get("pool") or "?"),
             Text(status + reason, style=_STYLES.get(status, "")),
-            _plain(offers(worker.get("capabilities"))),
+            _plain(offers(worker.get("capabilities"), worker.get("lmcache_instance"))),
             _number(worker.get("kv_tokens")),
             _number(worker.get("block_tokens")),
         )

@@ -124,6 +124,14 @@ class Book:
         self._await_in_lane(pipeline, state, pool)
         return state
 
+    def branch_lost(self, call: Call) -> str:
+        """Why the call's branch has lost, in its run or before that ended; empty if it has not."""
+        pipeline = self.pipelines.get(call.run_id)
+        if pipeline is not None:
+            return pipeline.branches.lost(call.branch) if pipeline.branches else ""
+        groups = self.closed.get(call.run_id, {}).get("groups")
+        return Branches.of_ended(groups).lost(call.branch) if isinstance(groups, dict) else ""
+
     def send(self, state: CallState, worker: WorkerState, hit_tokens: int) -> Flight:
         """A waiting call goes to a worker."""
         call, pool = state.call, self.pools[state.call.pool]

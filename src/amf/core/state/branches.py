@@ -17,9 +17,10 @@ odds multiply with those of the outer members. How often members of a group succ
 the client says as a prior.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from amf.core.graph import CallGraph
 from amf.core.graph_parts import GroupKind
@@ -97,16 +98,17 @@ class Branches:
             if not member.live:
                 member.quiet_s = now_s
 
-    def is_lost(self, branch: str) -> bool:
-        """Whether this branch, or one around it, has lost, or comes when its group is decided."""
-        for path, alternative, _ in _levels(branch):
+    def lost(self, branch: str) -> str:
+        """Why this branch, or one around it, has lost, or comes too late; empty if neither."""
+        for path, alternative, innermost in _levels(branch):
             group = self.groups.get(path)
             member = group.members.get(alternative) if group else None
-            if member is not None and member.fate is Fate.DISCARDED:
-                return True
-            if member is None and group is not None and group.missing <= 0:
-                return True
-        return False
+            if group is None or (member.fate is not Fate.DISCARDED if member else group.missing > 0):
+                continue
+            which = "it" if innermost else f"the branch {path}/{alternative} around it"
+            decided = f"another alternative of {path} was committed" if group.missing <= 0 else f"{which} was discarded"
+            return decided if innermost or group.missing > 0 else f"{decided}, not {which.removeprefix('the ')}"
+        return ""
 
     def decide(self, path: str, committed: Iterable[str], discarded: Iterable[str]) -> list[str]:
         """The client's decision. Returns the open calls of what is lost by it. Names nobody has heard of are remembered, so
@@ -149,6 +151,16 @@ class Branches:
             if group is not None and member is not None and member.fate is Fate.OPEN:
                 odds *= _needed(group, member, success, now_s - patience_s)
         return odds
+
+    @classmethod
+    def of_ended(cls, groups: Mapping[str, Any]) -> "Branches":
+        """What `to_dict` kept of an ended pipeline, to ask whether a branch has lost."""
+        found = cls(len(groups), max((len(each["alternatives"]) for each in groups.values()), default=0))
+        for path, kept in groups.items():
+            group = found.groups[path] = Group(path, GroupKind(kept["kind"]), kept["k"])
+            for name, member in kept["alternatives"].items():
+                group.members[name] = Member(name, None, Fate(member["fate"]))
+        return found
 
     def to_dict(self) -> dict[str, object]:
         return {

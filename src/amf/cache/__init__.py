@@ -1,0 +1,1 @@
+"""Orders to LMCache's controller by hand (`amf cache`)."""
