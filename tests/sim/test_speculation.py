@@ -112,7 +112,7 @@ def test_the_first_success_is_committed_and_the_others_are_cancelled():
     ]
     first, last = fabric.calls["g/0/1"], fabric.calls["g/0/4"]
     assert first.branch == "try/try-1" and first.branch_hint is not None
-    assert (first.branch_hint.kind, first.branch_hint.of, first.branch_hint.probability) == ("first_success", 3, 0.5)
+    assert (first.branch_hint.kind, first.branch_hint.k, first.branch_hint.probability) == ("first_success", 1, 0.5)
     assert last.branch == "" and last.parents == ("try-2",) and last.final
     assert records.pipelines[0].unused == {1, 3}
 

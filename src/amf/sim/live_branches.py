@@ -243,12 +243,10 @@ class SpeculatingPipeline(LivePipeline):
         attempt, guess = self._attempts.get(index), self._guesses.get(index)
         if attempt is not None and not attempt.alone and not attempt.group.decided:
             group = attempt.group.plan
-            hint = BranchHint(
-                kind=group.kind.value, k=group.k, probability=attempt.plan.probability, of=len(group.attempts)
-            )
+            hint = BranchHint(kind=group.kind.value, k=group.k, probability=attempt.plan.probability)
             return f"{group.name}/{attempt.name}", hint
         if guess is not None and not guess.decided:
-            hint = BranchHint(kind=GroupKind.PREDICTED.value, probability=guess.plan.probability, of=1)
+            hint = BranchHint(kind=GroupKind.PREDICTED.value, probability=guess.plan.probability)
             return f"{guess.plan.name}/{guess.name}", hint
         return "", None
 
