@@ -261,6 +261,7 @@ def test_what_the_fabric_ended_is_tried_again_alone_if_nothing_else_succeeds():
     assert tries == [("try-1", "cancelled"), ("try-3", "cancelled"), ("try-2", "ok"), ("try-1", "ok")]
     assert records.pipelines[0].status == "completed" and records.pipelines[0].unused == {2, 3}
     assert fabric.calls["g/0/1"].branch == "", "it is needed now"
+    assert figures(records)["wasted_speculative_tokens"] == spent_tokens(by_hop(records)["try-2"])
 
 
 def test_what_the_fabric_ended_is_not_missed_if_another_succeeds():

@@ -232,10 +232,10 @@ def write_json(path: str | Path, reports: Sequence[Report]) -> None:
 
 def _wasted(records: RunRecords) -> list[CallRecord] | None:
     """Calls whose work nobody used; None: nobody speculates."""
-    unused = {each.pipeline: each.unused for each in records.pipelines if each.speculates}
-    if not unused:
+    if not any(each.speculates for each in records.pipelines):
         return None
-    return [call for call in records.calls if call.index in unused.get(call.pipeline, ())]
+    unused = {(each.pipeline, index) for each in records.pipelines for index in each.unused}
+    return [call for call in records.calls if call.status == "cancelled" or (call.pipeline, call.index) in unused]
 
 
 def _speculation(
@@ -246,13 +246,14 @@ def _speculation(
         return {**unknown, "own": spread([]), "others": spread([])}
     done = [(each.end_s - each.start_s, each.speculates) for each in records.pipelines if each.status == "completed"]
     all_tokens = sum(spent_tokens(call) for call in records.calls)
-    needless = {(each.pipeline, index) for each in records.pipelines for index in each.needless}
-    thrown_away = {(call.pipeline, call.index) for call in wasted}
-    used = [call for call in answered if (call.pipeline, call.index) not in thrown_away]
+    in_vain = {(each.pipeline, index) for each in records.pipelines for index in each.unused - each.needless}
+    needless = [call for call in wasted if (call.pipeline, call.index) not in in_vain]
+    thrown_away = {id(call) for call in wasted}
+    used = [call for call in answered if id(call) not in thrown_away]
     known = [(call.prompt_tokens, call.cached_tokens) for call in used if call.cached_tokens is not None]
     prompt_tokens = sum(prompt for prompt, _ in known)
     return {
-        "needless_tokens": sum(spent_tokens(call) for call in wasted if (call.pipeline, call.index) in needless),
+        "needless_tokens": sum(map(spent_tokens, needless)),
         "wasted_share": sum(spent_tokens(call) for call in wasted) / all_tokens if all_tokens else None,
         "hit_ratio": sum(cached for _, cached in known) / prompt_tokens if prompt_tokens else None,
         "own": spread([took_s for took_s, speculates in done if speculates]),
