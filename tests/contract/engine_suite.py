@@ -219,6 +219,9 @@ class EngineContract:
             await complete(engine, known)
             warm = (await complete(engine, known)).cached_tokens
             await idle(seen)
+            if under_test.expected.capabilities.kv_events:  # what was there before is told together with it
+                keys = token_keys(prompt("known", 325), under_test.expected.block_tokens)
+                await within(PATIENCE_S, lambda: all(seen.copies[key] for key in keys))
             before = +seen.copies
             harmful = under_test.dies_of | under_test.computes
             requests = [refused(under_test, name) for name in REFUSED if name not in harmful]

@@ -10,15 +10,17 @@ from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
 
+from amf.sim.memory.scenario import MemoryScenario
 from amf.sim.scenario import Scenario
 from amf.sim.study import Case
 
 _PLAYS = ("core", "sim", "simulate", "experiment/studies")
 
 
-def run_file(folder: Path, study: str, label: str, scenario: Scenario, case: Case) -> Path:
+def run_file(folder: Path, study: str, label: str, scenario: Scenario | MemoryScenario, case: Case) -> Path:
     """In `folder`. A case's bundle is code of the study, known by the case's name. Raises OSError."""
-    recording = _content(scenario.workload.path) if scenario.workload.path else ""
+    path = scenario.workload.path if isinstance(scenario, Scenario) else None
+    recording = _content(path) if path else ""
     how = (case.policy, case.seed, case.config, case.error_sigma, case.calibrated, case.speculation)
     told = (study, label, scenario, recording, *how)
     package = Path(str(files("amf")))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from amf.core.policy.interface import Policies
+from amf.sim.memory.scenario import MemoryScenario
 from amf.sim.scenario import Scenario
 
 OURS = "fabric"
@@ -55,10 +56,11 @@ def named(*policies: str) -> tuple[Variant, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """`x`: where the setting lies on the study's axis, if it has one; settings of one `series` share a chart."""
+    """`x`: where the setting lies on the study's axis, if it has one; settings of one `series` share a chart. The variants of a
+    memory's scenario are its layouts, by name alone."""
 
     label: str
-    scenario: Scenario
+    scenario: Scenario | MemoryScenario
     variants: tuple[Variant, ...]
     x: float | None = None
     series: str = ""

@@ -206,6 +206,8 @@ def compare(baseline: Report, ours: Report) -> dict[str, float | None]:
     either side has no figure or the divisor is 0. Of lateness, which may well be 0: two zeros are 1, and a zero against
     more is infinity for ours and 0 for theirs."""
     gains: dict[str, float | None] = {}
+    if "live_groups" in ours:  # a report of memory alone (`sim/memory/run.py`)
+        return {name: _ratio(ours[name], baseline[name]) for name in ("live_groups", "hops_per_s")}
     for name in ("jct_s", "ttft_s", "stretch"):
         for part in ("mean", "p50", "p95", "p99"):
             gains[f"{name}.{part}"] = _ratio(baseline[name][part], ours[name][part])

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from amf.bench.driver import PipelineRun
+from amf.sim.memory.run import play_memory
+from amf.sim.memory.scenario import MemoryScenario
 from amf.sim.report import Report
 from amf.sim.scenario import Scenario
 from amf.sim.study import Case, Watch, play
@@ -21,9 +23,10 @@ from amf.simulate.progress import StudyProgress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """`label` tells it from others in lines of progress. `keep`: a file that whoever plays it leaves the figures in."""
+    """`label` tells it from others in lines of progress. `keep`: a file that whoever plays it leaves the figures in. On the
+    scenario of a memory the case's policy is a layout, and of the rest of the case only the seed counts."""
 
-    scenario: Scenario
+    scenario: Scenario | MemoryScenario
     case: Case
     label: str = ""
     keep: Path | None = None
@@ -71,19 +74,28 @@ def play_task(task: Task, watch: Watch) -> Played:
     """Raises ScenarioError if the workload cannot be built, and what `watch` raises."""
     stopwatch = _Stopwatch(watch)
     try:
-        outcome = play(task.scenario, task.case, stopwatch)
+        report, runs, calls = _played(task, stopwatch)
     finally:
         gc.unfreeze()
     played = Played(
-        report=outcome.report,
-        runs=page_runs(outcome),
-        calls=len(outcome.records.calls),
+        report=report,
+        runs=runs,
+        calls=calls,
         cpu_s=stopwatch.elapsed_s(),
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
     )
     if task.keep is not None:
         _keep(played, task.keep)
     return played
+
+
+def _played(task: Task, watch: Watch) -> tuple[Report, tuple[PipelineRun, ...], int]:
+    """The report, the runs that a page shows, and how many calls there were."""
+    if isinstance(task.scenario, MemoryScenario):
+        report = play_memory(task.scenario, task.case.policy, task.case.seed, watch)
+        return report, (), report["calls"]
+    outcome = play(task.scenario, task.case, watch)
+    return outcome.report, page_runs(outcome), len(outcome.records.calls)
 
 
 def kept(file: Path) -> Played | None:

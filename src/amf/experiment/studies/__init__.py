@@ -10,6 +10,7 @@ from amf.experiment.studies import (
     calibration,
     deadlines,
     estimator_error,
+    fragmentation,
     herding,
     load_sweep,
     memory_pressure,
@@ -22,6 +23,7 @@ from amf.experiment.studies import (
     tiers,
 )
 from amf.experiment.study import Options, Setting, Study
+from amf.sim.memory.scenario import MemoryScenario
 from amf.sim.scenario import ScenarioError
 
 _MODULES: Mapping[str, ModuleType] = {
@@ -39,6 +41,7 @@ _MODULES: Mapping[str, ModuleType] = {
     "staleness": staleness,
     "herding": herding,
     "scale": scale,
+    "fragmentation": fragmentation,
 }
 STUDIES: Mapping[str, Callable[[Options], Study]] = {name: module.study for name, module in _MODULES.items()}
 
@@ -61,5 +64,7 @@ def study_named(name: str, options: Options) -> Study:
 
 
 def _sized(setting: Setting, pipelines: int) -> Setting:
-    workload = replace(setting.scenario.workload, pipelines=pipelines)
-    return replace(setting, scenario=replace(setting.scenario, workload=workload))
+    scenario = setting.scenario
+    if isinstance(scenario, MemoryScenario):
+        return replace(setting, scenario=replace(scenario, workload=replace(scenario.workload, pipelines=pipelines)))
+    return replace(setting, scenario=replace(scenario, workload=replace(scenario.workload, pipelines=pipelines)))
