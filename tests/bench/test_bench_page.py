@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from bench_target import chain
 
+from amf.bench.charts import lines
 from amf.bench.client import Answer
 from amf.bench.driver import CallRun, PipelineRun
 from amf.bench.lag import lag_of
@@ -125,3 +126,9 @@ def test_a_late_driver_is_called_the_bottleneck() -> None:
     late = [replace(call, due_s=call.due_s - 0.2) for call in calls]
     assert lag_of(late).max_s == pytest.approx(0.2) and "TOO HIGH" in lag_of(late).line(30.0)
     assert "6.0 s modelled" in lag_of(late).line(30.0)
+
+
+def test_a_line_that_only_rounding_bends_is_drawn():
+    """Pygal looked for ever for a scale of such a difference."""
+    drawn = lines("flat", "load", {"a": [(0.5, 17.3), (0.9, 17.3 + 1e-14), (1.1, None)], "b": []})
+    assert drawn.startswith("<svg") and "17.3" in drawn

@@ -19,7 +19,8 @@ def report(
         "policy": policy, "seed": seed, "completed": 1, "cost_usd": 1.0, "jct_s": spread, "ttft_s": spread,
         "stretch": spread, "lateness_s": spread, "recomputed_tokens": 1, "gpu_s": 1.0, "slo_attainment": met,
         "goodput_per_s": 1.0,
-        "hit_ratio": hit, "call_imbalance": calls, "notes": [],
+        "hit_ratio": hit, "call_imbalance": calls, "notes": [], "wasted_speculative_tokens": None,
+        "speculation": {"needless_tokens": None, "own": spread, "others": spread},
     }  # fmt: skip
 
 

@@ -45,6 +45,7 @@ def test_scenario_case_label_and_recording_each_make_another(recording: Path, tm
         run_file(Path(), "s", "l", scenario, replace(case, config=(("lapse_s", 1.0),))),
         run_file(Path(), "s", "l", scenario, replace(case, error_sigma=0.5)),
         run_file(Path(), "s", "l", scenario, replace(case, calibrated=True)),
+        run_file(Path(), "s", "l", scenario, replace(case, speculation="off")),
         run_file(Path(), "s", "l", recorded(other), case),
     ]
     assert len(set(files)) == len(files)

@@ -366,6 +366,27 @@ def test_abort_frees_blocks_at_the_boundary_and_leaves_the_rest_alone() -> None:
     assert of(Started, run_out(worker))[0].cached_tokens == 48
 
 
+def test_what_was_spent_on_requests_is_what_the_worker_did() -> None:
+    """At any time, inside prefills and stretches too: computed without what the cache gave, and produced."""
+    for outcomes_only in (False, True):
+        worker = SimWorker(CONFIG, outcomes_only=outcomes_only)
+        worker.submit(request("a", prompt=700, output=80), 0.0)
+        worker.submit(request("b", prompt=400, output=60, keys=5_000), 0.0)
+        seen = set()
+        for step in range(1, 160):
+            at_s = 0.005 * step
+            if step == 80:
+                worker.submit(request("c", prompt=90, output=40), at_s)  # finds the beginning of a
+            worker.advance(at_s)
+            if worker.stats.finished:
+                break
+            spent = {name: worker.spent(name, at_s) for name in "abc"}
+            assert sum(spent.values()) == worker.stats.computed_tokens + worker.stats.output_tokens
+            seen |= set(spent.values())
+        assert len(seen) > 60 and worker.stats.cached_tokens == 80
+        assert worker.spent("nobody", 9.0) == 0
+
+
 def test_abort_in_the_last_iteration_leaves_no_end() -> None:
     worker = make()
     worker.submit(request("a", prompt=64, output=1), 0.0)

@@ -54,10 +54,11 @@ def cdf(title: str, unit: str, series: Mapping[str, Sequence[float]]) -> str:
 
 
 def lines(title: str, x_title: str, series: Mapping[str, Sequence[tuple[float, float | None]]]) -> str:
-    """One line per name through its (x, y) points; a point without y is left out."""
+    """One line per name through its (x, y) points; a point without y is left out. Values that differ by rounding errors alone
+    are drawn as one: pygal finds no scale for such a difference, and looks for ever."""
     chart = pygal.XY(**_common(title), x_title=x_title, stroke=True, dots_size=3, value_formatter=_short)
     for name, points in series.items():
-        chart.add(name, [point for point in points if point[1] is not None])
+        chart.add(name, [(x, float(f"{y:.9g}")) for x, y in points if y is not None])
     return _svg(chart)
 
 

@@ -15,6 +15,7 @@ from amf.bench.remarks import remarks
 from amf.bench.requests import Identity
 from amf.bench.runner import BenchError, BenchJob, BenchResult, run_bench
 from amf.bench.show import show
+from amf.sim.in_turn import workload_in_turn
 from amf.sim.plan import Workload
 from amf.sim.report import write_json
 from amf.sim.scenario import PoolSpec, ScenarioError, WorkloadSpec, load_scenario
@@ -119,7 +120,7 @@ def _workload(
     if concurrency is not None:
         spec = replace(spec, concurrency=concurrency, rate_per_s=None, load=None, arrival="poisson")
     fleet = fleet_of(read)
-    return build(spec, fleet, seed), fleet
+    return workload_in_turn(build(spec, fleet, seed)), fleet
 
 
 def _url(text: str) -> str:

@@ -54,7 +54,7 @@ class FabricConfig:
     tick_s: float = 1.0  # look again at held calls at least this often
 
     # Branch groups (docs/speculation.md).
-    branch_price: float = 0.5  # what a second that a branch costs others counts, in seconds that it saves
+    branch_price: float = 2.0  # what a second that a branch costs others counts, in seconds that it saves
     branch_patience_s: float = 10.0  # an alternative that nothing was heard of for this long holds back no other
     max_branch_groups: int = 64  # of one pipeline; more are plain calls
     max_branch_members: int = 64  # of one group; more are plain calls

@@ -21,7 +21,8 @@ def run_file(folder: Path, study: str, label: str, scenario: Scenario | MemorySc
     """In `folder`. A case's bundle is code of the study, known by the case's name. Raises OSError."""
     path = scenario.workload.path if isinstance(scenario, Scenario) else None
     recording = _content(path) if path else ""
-    told = (study, label, scenario, recording, case.policy, case.seed, case.config, case.error_sigma, case.calibrated)
+    how = (case.policy, case.seed, case.config, case.error_sigma, case.calibrated, case.speculation)
+    told = (study, label, scenario, recording, *how)
     package = Path(str(files("amf")))
     code = [_content(package / part) for part in _PLAYS]
     return folder / f"{blake2b(f'{code}{told!r}'.encode(), digest_size=16).hexdigest()}.json"

@@ -39,6 +39,7 @@ def tasks_of(study: Study, runs: Path | None = None) -> list[Task]:
                     config=variant.config,
                     error_sigma=variant.error_sigma,
                     calibrated=variant.calibrated,
+                    speculation=variant.speculation,
                 )
                 file = runs and run_file(runs, study.name, setting.label, setting.scenario, case)
                 tasks.append(Task(scenario=setting.scenario, case=case, label=setting.label, keep=file))

@@ -38,13 +38,15 @@ class Options:
 class Variant:
     """`name` is what tables call it. `bundle`: the choices, where they are not those of the bundle of that name; `config`: keys
     of FabricConfig that are set otherwise than by default; `error_sigma`: how wrong its predictions are; `calibrated`: rows say
-    how true what it states of remaining paths turned out (`calibration`)."""
+    how true what it states of remaining paths turned out (`calibration`). `speculation`: what clients do with attempts and
+    guesses, where it is not what the scenario says."""
 
     name: str
     bundle: Policies | None = None
     config: tuple[tuple[str, float], ...] = ()
     error_sigma: float = 0.0
     calibrated: bool = False
+    speculation: str = ""
 
 
 def named(*policies: str) -> tuple[Variant, ...]:

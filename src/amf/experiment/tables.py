@@ -9,6 +9,11 @@ from amf.sim.paired import FIGURES
 from amf.sim.text_table import TextTable
 
 _WORDS = {True: "yes", False: "NO", None: "unknown"}
+_SPECULATION = {
+    "needless_tokens": "needless tokens",
+    "wasted_share": "wasted share",
+    "hit_ratio": "hit ratio of what is used",
+}
 _SPREADS = {"jct_s": "JCT", "ttft_s": "TTFT", "stretch": "stretch", "lateness_s": "lateness"}
 
 
@@ -49,6 +54,8 @@ def figure_name(figure: str) -> str:
     if figure in FIGURES:
         return FIGURES[figure]
     head, _, part = figure.partition(".")
+    if head == "speculation":
+        return _SPECULATION.get(part, f"JCT of {part.replace('.', ' ')}")
     if head == "measured":
         return {"calls_per_s": "simulated calls/s", "peak_bytes": "memory, bytes"}[part]
     if head == "calibration":
@@ -120,6 +127,13 @@ _COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("hit", _percent("hit_ratio")),
     ("ideal hit", _percent("ideal_hit_ratio")),
     ("imbalance", _at("call_imbalance")),
+    ("own p50 s", _at("speculation.own.p50")),
+    ("own p99 s", _at("speculation.own.p99")),
+    ("others mean s", _at("speculation.others.mean")),
+    ("others p99 s", _at("speculation.others.p99")),
+    ("wasted", _percent("speculation.wasted_share")),
+    ("needless tokens", _at("speculation.needless_tokens")),
+    ("hit of used", _percent("speculation.hit_ratio")),
     ("within p50", _percent("calibration.p50")),
     ("within p90", _percent("calibration.p90")),
     ("within p99", _percent("calibration.p99")),

@@ -6,11 +6,11 @@ run is over the same is reckoned from what happened: a call's service is from it
 and the longest way counts; nowhere is the time in it that calls waited in our queues, which nobody can state without knowing
 what the load will be. A stated p90 is calibrated if 90 % of the paths turn out no longer than it.
 
-Counted are calls of completed pipelines for which every hop that may follow has been seen `min_evidence` times at its
-position; the others are `cold`. The `budget_quantile` (p90) is as it is stated, corrected by what became of earlier
-statements (`core/state/hindsight.py`); nobody is told the other quantiles, and they are as they are composed. A later round
-of a loop counts like its first. `p90_known` is the share within p90 where each of those hops has been seen 100 times.
-"""
+Counted are calls of completed pipelines that do not speculate, for which every hop that may follow has been seen
+`min_evidence` times at its position; the others are `cold`. The `budget_quantile` (p90) is as it is stated, corrected by what
+became of earlier statements (`core/state/hindsight.py`); nobody is told the other quantiles, and they are as they are
+composed. A later round of a loop counts like its first. `p90_known` is the share within p90 where each of those hops has been
+seen 100 times."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ class Calibration:
         """Shares of paths within each stated quantile (null if none was stated), and how many were stated on how much."""
         done = {each.pipeline for each in records.pipelines if each.status == "completed"}
         ends_s = {f"{call.pipeline}/{call.index}": call.end_s for call in records.calls}
-        plans = [plan for plan in workload.pipelines if plan.pipeline_id in done]
+        plans = [plan for plan in workload.pipelines if plan.pipeline_id in done and not plan.speculates]
         every = [each for plan in plans for each in self._held_against(plan, ends_s)]
         stated = [(said, took_s) for said, took_s in every if said.quantiles_s]
         shares = {

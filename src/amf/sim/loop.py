@@ -1,11 +1,12 @@
 """The other shell: the same `Fabric`, simulated workers and planned pipelines, in virtual time.
 
-A heap of (time, number, action) is the clock. Performing a decision pushes what follows from it; a worker's next event
-is one entry, renewed whenever the worker is touched. The numbering makes ties deterministic, so one seed gives one run.
-Belief and truth stay apart: the fabric learns of a worker only by the events this file sends, which may be late, lost,
-or never come (`Faults`). Load reports are read only for a policy that looks at them (`sim/scrape.py`).
-"""
+A heap of (time, number, action) is the clock. Performing a decision pushes what follows from it; a worker's next event is one
+entry, renewed whenever the worker is touched. The numbering makes ties deterministic, so one seed gives one run. A pipeline
+with groups is played with everything at once (`sim/live_branches.py`); to play it without, give the workload in turn
+(`sim/in_turn.py`). Belief and truth stay apart: the fabric learns of a worker only by the events this file sends, which may be
+late, lost, or never come (`Faults`). Load reports are read only for a policy that looks at them (`sim/scrape.py`)."""
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -16,6 +17,7 @@ from amf.core.config import FabricConfig
 from amf.core.decisions import Cancel, Decision, Dispatch, Refuse, WakeAt
 from amf.core.events import (
     CallArrived,
+    CallCancelled,
     CallFailed,
     CallFinished,
     Event,
@@ -29,16 +31,19 @@ from amf.core.fabric import Fabric
 from amf.core.types import Worker
 from amf.sim.kv_events import BlockEvent, kv_events
 from amf.sim.live import LivePipeline
+from amf.sim.live_branches import SpeculatingPipeline
 from amf.sim.messages import (
     Finished,
     FirstTokenOut,
     SimRequest,
     SimWorkerConfig,
 )
-from amf.sim.plan import CallPlan, Workload
+from amf.sim.plan import CallPlan, PipelinePlan, Workload
 from amf.sim.report import CallRecord, CallStatus, PipelineRecord, RunRecords
 from amf.sim.scrape import Scraper
 from amf.sim.worker import QueueFull, RequestTooLarge, SimWorker, WorkerStats
+
+_STATUS_OF: Mapping[str, CallStatus] = {"upstream_failed": "failed", "branch_cancelled": "cancelled"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,13 +82,22 @@ class _Running:
     attempt: int = 0
     worker: str = ""
     first_s: float | None = None
+    spent_tokens: int = 0  # computed and made for it where it was cancelled
 
 
 class Simulation:
     def __init__(
-        self, fabric: Fabric, workers: Sequence[Worker], workload: Workload, faults: Faults | None = None
+        self,
+        fabric: Fabric,
+        workers: Sequence[Worker],
+        workload: Workload,
+        faults: Faults | None = None,
+        *,
+        managed: bool = True,
     ) -> None:
+        """`managed`: clients that speculate say so."""
         self.fabric = fabric
+        self._managed = managed
         self.workload = workload
         self.faults = faults or Faults()
         self.now_s = 0.0
@@ -98,6 +112,7 @@ class Simulation:
         self._calls: dict[str, _Running] = {}
         self._waiting = list(reversed(workload.pipelines))
         self._pipelines: dict[str, LivePipeline | PipelineRecord] = {}  # in order of start; once ended, the record only
+        self._news: deque[Event] = deque()  # the first is being told
         self._open = 0
         reads = fabric.policies.reads_reports
         staleness_s = self.faults.metrics_staleness_s
@@ -120,6 +135,10 @@ class Simulation:
         while self._heap and (self._open or self._waiting):
             self.now_s, self._number, action = heappop(self._heap)
             action()
+        for call_id, call in list(self._calls.items()):
+            if isinstance(call.live, SpeculatingPipeline):  # whoever has lost may still be running
+                self._tell(CallCancelled(at_s=self.now_s, call_id=call_id))
+                self._end(call_id, "cancelled", "the run is over")
         pipelines = [each.record() if isinstance(each, LivePipeline) else each for each in self._pipelines.values()]
         return RunRecords(pipelines=pipelines, calls=self.records)
 
@@ -134,22 +153,36 @@ class Simulation:
         while self._waiting and (limit is None or self._open < limit):
             plan = self._waiting.pop()
             self._open += 1
-            self._at(plan.arrival_s or 0.0, lambda plan=plan: self._begin(LivePipeline(plan, self.now_s)))  # type: ignore[misc]
+            self._at(plan.arrival_s or 0.0, lambda plan=plan: self._begin(self._live(plan)))  # type: ignore[misc]
+
+    def _live(self, plan: PipelinePlan) -> LivePipeline:
+        if plan.groups or plan.guesses:
+            return SpeculatingPipeline(plan, self.now_s, self._managed)
+        return LivePipeline(plan, self.now_s)
 
     def _begin(self, live: LivePipeline) -> None:
         self._pipelines[live.plan.pipeline_id] = live
         self._release(live)
 
     def _release(self, live: LivePipeline) -> None:
+        """Do what a client does next: send, test, tell."""
         for plan in live.ready():
             self._at(self.now_s + plan.gap_s, lambda plan=plan: self._arrive(live, plan))  # type: ignore[misc]
-        if live.ended:
+        for test_s, end in live.tests():
+            self._at(self.now_s + test_s, lambda end=end: self._test(live, end))  # type: ignore[misc]
+        for event in live.news(self.now_s):
+            self._tell(event)
+        if live.ended and self._pipelines[live.plan.pipeline_id] is live:
             self._pipelines[live.plan.pipeline_id] = live.record()
             self._open -= 1
             self._start_pipelines()
 
+    def _test(self, live: LivePipeline, end: Callable[[float], None]) -> None:
+        end(self.now_s)
+        self._release(live)
+
     def _arrive(self, live: LivePipeline, plan: CallPlan) -> None:
-        if live.ended:
+        if not live.wants(plan):
             return
         call = live.call(plan, self.now_s)
         chain = live.keys.chain(plan, call.prefix)
@@ -157,16 +190,24 @@ class Simulation:
         self._tell(CallArrived(at_s=self.now_s, call=call))
 
     def _tell(self, event: Event) -> None:
-        for decision in self.fabric.handle(event):
-            self._perform(decision)
+        """Tell the fabric and do what it decides. What is told while that is done comes after it."""
+        self._news.append(event)
+        if len(self._news) > 1:
+            return
+        while self._news:
+            for decision in self.fabric.handle(self._news[0]):
+                self._perform(decision)
+            self._news.popleft()
 
     def _perform(self, decision: Decision) -> None:
         match decision:
             case Dispatch():
                 self._dispatch(decision)
             case Refuse(call_id=call_id, code=code):
-                self._end(call_id, "failed" if code == "upstream_failed" else "refused", code)
+                self._end(call_id, _STATUS_OF.get(code, "refused"), code)
             case Cancel(call_id=call_id, worker=name, attempt=attempt) if name in self.workers:
+                if call_id in self._calls:
+                    self._spend(self._calls[call_id])
                 self.workers[name].abort(f"{call_id}#{attempt}", self.now_s)
                 self._watch(name)
                 self._touched(name)
@@ -295,14 +336,20 @@ class Simulation:
             prompt_tokens=call.prompt_tokens if finished else 0,
             cached_tokens=finished.cached_tokens if finished else None,
             output_tokens=finished.output_tokens if finished else 0,
+            spent_tokens=call.spent_tokens,
             status=status,
             attempts=call.attempt,
             error=error,
         )
         self.records.append(record)
-        if not call.live.ended:  # else its place is given away already
-            call.live.settle(call.plan, status, self.now_s)
-            self._release(call.live)
+        call.live.settle(call.plan, status, self.now_s)
+        self._release(call.live)
+
+    def _spend(self, call: _Running) -> None:
+        """Note what was done for a call that goes without an answer."""
+        worker = self.workers.get(call.worker)
+        request_id = f"{call.live.plan.pipeline_id}/{call.plan.index}#{call.attempt}"
+        call.spent_tokens = worker.spent(request_id, self.now_s) if worker else 0
 
     def _die(self, outage: Outage) -> None:
         """All that ran there breaks off now; the fabric hears of the worker's loss `detect_s` later."""

@@ -5,6 +5,9 @@ those on the load also need every pipeline to complete. They take the fleet's pr
 prefix that any call could have left, and know the future. They are relaxations: what lies between a run and its bound
 need not be winnable.
 
+A pipeline that speculates may do without calls that its plan has, so it has no critical path here; where there is one, nothing
+is said of the load either.
+
 - `critical_path_s`: pipeline by pipeline, whatever the others do (optimum_demand.py).
 - `srpt_mean_s`: on the mean, from work (optimum_load.py); never below the mean critical path.
 - `edf_p99_s`: on the 99th percentile, likewise; never below that of the critical paths.
@@ -28,11 +31,12 @@ _NOTHING = Work(0.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """Seconds. `critical_path_s` by pipeline. The mean and the percentile are over all pipelines of the workload."""
+    """Seconds. `critical_path_s` by pipeline. The mean and the percentile are over all pipelines of the workload; None: some of
+    them speculate."""
 
     critical_path_s: Mapping[str, float]
-    srpt_mean_s: float
-    edf_p99_s: float
+    srpt_mean_s: float | None
+    edf_p99_s: float | None
     belady_hit_ratio: float | None = None
 
 
@@ -45,6 +49,10 @@ def bounds_of(workload: Workload, fleet: Sequence[Worker]) -> Bounds:
         return Bounds(critical_path_s={}, srpt_mean_s=0.0, edf_p99_s=0.0)
     pools = envelopes(fleet)
     needs = demands(workload, pools)
+    if any(pipeline.speculates for pipeline in workload.pipelines):
+        both = zip(workload.pipelines, needs, strict=True)
+        plain = {each.pipeline_id: need.critical_path_s for each, need in both if not each.speculates}
+        return Bounds(critical_path_s=plain, srpt_mean_s=None, edf_p99_s=None)
     alone_s = [need.critical_path_s for need in needs]
     count = len(needs)
     mean_s, p99_s = sum(alone_s) / count, float(np.percentile(alone_s, 99))

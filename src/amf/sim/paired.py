@@ -36,7 +36,7 @@ FIGURES = {
     "hit_ratio": "hit ratio",
     "cost_per_pipeline": "$/pipeline",
 }
-_OF_COMPLETED = ("jct_s", "stretch", "ttft_s", "lateness_s")
+_OF_COMPLETED = ("jct_s", "stretch", "ttft_s", "lateness_s", "speculation.own", "speculation.others")
 _FEWER = 0.99  # of what a rival completed: with less, ours cannot be said to be faster
 # Where a verdict without a gain ranks among gains.
 _WITHOUT_RATIO = {"worse": 0.0, "inside the noise": 1.0, "better": inf}

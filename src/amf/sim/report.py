@@ -15,6 +15,11 @@ know is null, never guessed; a sum over nothing is 0.
   cached tokens were reported; `ideal_hit_ratio` the same with an infinite cache per pool.
 - `recomputed_tokens`: prefilled although the same pool had computed them before: ideal minus cached over all answered
   calls, at least 0. Taken over the sum, since which of two calls comes first with a shared prefix is a matter of timing.
+- `wasted_speculative_tokens`: computed and produced by calls whose work nobody used, whether they ended, were cancelled or were
+  still running: attempts that failed or lost, and wrong guesses. `speculation`: `needless_tokens` are those of them that a
+  client would not waste that does one thing after the other; `wasted_share` of all tokens computed and produced; `hit_ratio`
+  of answered calls whose work was used; completion times of pipelines that speculate (`own`) and of the `others`. Null where
+  none speculates.
 - `gpu_s`, `cost_usd`: the whole fleet for the length of the run, idle or not, as it is paid for.
 - `bytes`: `kv` written by prefill and decode; `reprefill` the part of it recomputed; `serialisation` four bytes for every
   prompt and output token that crosses the wire; `churn` KV of wasted speculation; `weights` read, if counted.
@@ -37,7 +42,7 @@ from amf.sim.plan import PipelinePlan
 
 TOKEN_ID_BYTES = 4
 
-CallStatus = Literal["ok", "refused", "failed"]
+CallStatus = Literal["ok", "refused", "failed", "cancelled"]
 PipelineStatus = Literal["completed", "refused", "failed", "unfinished"]
 Report = dict[str, Any]
 
@@ -45,7 +50,8 @@ Report = dict[str, Any]
 @dataclass(slots=True, kw_only=True)
 class CallRecord:
     """One call as it went. `pipeline` and `index` name its plan. `start_s` is when it was due (parents done, gap over),
-    `ttft_s` the seconds from then to the first token. `cached_tokens` is None if the engine does not say."""
+    `ttft_s` the seconds from then to the first token. `cached_tokens` is None if the engine does not say. Cancelled: a branch
+    that has lost; `spent_tokens` were computed and produced for it until then."""
 
     pipeline: str
     index: int
@@ -58,6 +64,7 @@ class CallRecord:
     prompt_tokens: int = 0
     cached_tokens: int | None = None
     output_tokens: int = 0
+    spent_tokens: int = 0
     status: CallStatus = "ok"
     attempts: int = 1
     error: str | None = None
@@ -65,7 +72,9 @@ class CallRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineRecord:
-    """One pipeline as it went. `met` is None without a deadline, or if it was cut off while it could still be met."""
+    """One pipeline as it went. `met` is None without a deadline, or if it was cut off while it could still be met. `unused`:
+    its calls (indices) whose work nobody used, where it `speculates`; `needless`: those of them that a client would not waste
+    that does one thing after the other."""
 
     pipeline: str
     graph: str
@@ -75,6 +84,9 @@ class PipelineRecord:
     slo_s: float | None = None
     standalone_s: float | None = None
     met: bool | None = None
+    speculates: bool = False
+    unused: frozenset[int] = frozenset()
+    needless: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +132,7 @@ def judged(plan: PipelinePlan, start_s: float, end_s: float, status: PipelineSta
         slo_s=plan.slo_s,
         standalone_s=plan.standalone_s,
         met=met,
+        speculates=plan.speculates,
     )
 
 
@@ -128,6 +141,7 @@ def summarise(records: RunRecords, context: ReportContext) -> Report:
     done = [each for each in records.pipelines if each.status == "completed"]
     verdicts = [each.met for each in records.pipelines if each.met is not None]
     answered = [call for call in records.calls if call.status == "ok"]
+    wasted = _wasted(records)
     hours = context.duration_s / 3600
     return {
         "policy": context.policy,
@@ -143,14 +157,24 @@ def summarise(records: RunRecords, context: ReportContext) -> Report:
         "slo_attainment": sum(verdicts) / len(verdicts) if verdicts else None,
         "goodput_per_s": sum(verdicts) / context.duration_s if verdicts and context.duration_s > 0 else None,
         **_tokens(answered, context),
-        "wasted_speculative_tokens": context.wasted_speculative_tokens,
+        "wasted_speculative_tokens": context.wasted_speculative_tokens
+        if wasted is None
+        else sum(spent_tokens(call) for call in wasted),
+        "speculation": _speculation(records, answered, wasted),
         "gpu_s": context.gpus * context.duration_s,
         "cost_usd": context.dollars_per_hour * hours,
-        "bytes": _bytes(answered, context),
+        "bytes": {**_bytes(answered, context), "churn": _churn_bytes(wasted, context)},
         "stretch": _stretch(done, context.bounds),
         "bound": _bound(records, done, context.bounds),
         "decision_us": {"p50": context.decision_us_p50, "p99": context.decision_us_p99},
     }
+
+
+def spent_tokens(call: CallRecord) -> int:
+    """Computed and produced for it."""
+    if call.status != "ok":
+        return call.spent_tokens
+    return call.prompt_tokens - (call.cached_tokens or 0) + call.output_tokens
 
 
 def served_order(records: RunRecords) -> list[tuple[str, int]]:
@@ -189,8 +213,14 @@ def compare(baseline: Report, ours: Report) -> dict[str, float | None]:
             gains[f"{name}.{part}"] = _ratio(baseline[name][part], ours[name][part])
     for part in ("mean", "p50", "p95", "p99"):
         gains[f"lateness_s.{part}"] = _ratio_of_lateness(baseline["lateness_s"][part], ours["lateness_s"][part])
-    for name in ("recomputed_tokens", "gpu_s"):
+    for name in ("recomputed_tokens", "gpu_s", "wasted_speculative_tokens"):
         gains[name] = _ratio(baseline[name], ours[name])
+    needless = baseline["speculation"]["needless_tokens"], ours["speculation"]["needless_tokens"]
+    gains["speculation.needless_tokens"] = _ratio(*needless)
+    for name in ("own", "others"):
+        for part in ("mean", "p50", "p95", "p99"):
+            pair = baseline["speculation"][name][part], ours["speculation"][name][part]
+            gains[f"speculation.{name}.{part}"] = _ratio(*pair)
     gains["cost_per_pipeline"] = _ratio(cost_per_pipeline(baseline), cost_per_pipeline(ours))
     for name in ("slo_attainment", "goodput_per_s", "hit_ratio"):
         gains[name] = _ratio(ours[name], baseline[name])
@@ -200,6 +230,44 @@ def compare(baseline: Report, ours: Report) -> dict[str, float | None]:
 def write_json(path: str | Path, reports: Sequence[Report]) -> None:
     """Write the list of reports. Raises OSError if the file cannot be written."""
     Path(path).write_text(json.dumps(list(reports), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _wasted(records: RunRecords) -> list[CallRecord] | None:
+    """Calls whose work nobody used; None: nobody speculates."""
+    if not any(each.speculates for each in records.pipelines):
+        return None
+    unused = {(each.pipeline, index) for each in records.pipelines for index in each.unused}
+    return [call for call in records.calls if call.status == "cancelled" or (call.pipeline, call.index) in unused]
+
+
+def _speculation(
+    records: RunRecords, answered: Sequence[CallRecord], wasted: Sequence[CallRecord] | None
+) -> dict[str, Any]:
+    if wasted is None:
+        unknown = dict.fromkeys(("needless_tokens", "wasted_share", "hit_ratio"))
+        return {**unknown, "own": spread([]), "others": spread([])}
+    done = [(each.end_s - each.start_s, each.speculates) for each in records.pipelines if each.status == "completed"]
+    all_tokens = sum(spent_tokens(call) for call in records.calls)
+    in_vain = {(each.pipeline, index) for each in records.pipelines for index in each.unused - each.needless}
+    needless = [call for call in wasted if (call.pipeline, call.index) not in in_vain]
+    thrown_away = {id(call) for call in wasted}
+    used = [call for call in answered if id(call) not in thrown_away]
+    known = [(call.prompt_tokens, call.cached_tokens) for call in used if call.cached_tokens is not None]
+    prompt_tokens = sum(prompt for prompt, _ in known)
+    return {
+        "needless_tokens": sum(map(spent_tokens, needless)),
+        "wasted_share": sum(spent_tokens(call) for call in wasted) / all_tokens if all_tokens else None,
+        "hit_ratio": sum(cached for _, cached in known) / prompt_tokens if prompt_tokens else None,
+        "own": spread([took_s for took_s, speculates in done if speculates]),
+        "others": spread([took_s for took_s, speculates in done if not speculates]),
+    }
+
+
+def _churn_bytes(wasted: Sequence[CallRecord] | None, context: ReportContext) -> float | None:
+    width = context.kv_bytes_per_token
+    if wasted is None or any(call.pool not in width for call in wasted):
+        return context.churn_bytes
+    return float(sum(spent_tokens(call) * width[call.pool] for call in wasted))
 
 
 def _lateness_s(pipeline: PipelineRecord, slo_s: float) -> float:
@@ -264,7 +332,6 @@ def _bytes(answered: Sequence[CallRecord], context: ReportContext) -> dict[str, 
         "kv": kv,
         "reprefill": reprefill,
         "serialisation": float(TOKEN_ID_BYTES * moved),
-        "churn": context.churn_bytes,
     }
 
 

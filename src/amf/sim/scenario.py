@@ -17,7 +17,7 @@ from amf.core.config import FabricConfig
 from amf.core.cost import Deployment, ModelSpec, kv_capacity_tokens, model_from_config, worker_profile
 from amf.core.presets import gpu_preset, model_preset
 from amf.core.types import Worker
-from amf.sim.scenario_checks import checked_faults, checked_pools, reject_unknown, settled
+from amf.sim.scenario_checks import checked_faults, checked_pools, checked_run, reject_unknown, settled
 from amf.sim.scenario_spec import (
     ARRIVALS,
     KINDS,
@@ -78,7 +78,7 @@ def scenario_from_dict(data: Mapping[str, Any], source: str | Path) -> Scenario:
         pools=checked_pools(tuple(_parse(PoolSpec, pool, source, "[[pool]]") for pool in pools), source),
         faults=checked_faults(_parse(FaultSpec, data.get("faults", {}), source, "[faults]"), source),
         fabric=_overrides(data.get("fabric", {}), source, tenants),
-        run=_parse(RunSpec, data.get("run", {}), source, "[run]"),
+        run=checked_run(_parse(RunSpec, data.get("run", {}), source, "[run]"), source),
     )
 
 

@@ -14,10 +14,12 @@ from amf.sim.scenario_spec import (
     KINDS,
     MODEL_KINDS,
     RECORDED_KINDS,
+    SPECULATION,
     TIMED_KINDS,
     FaultSpec,
     PartSpec,
     PoolSpec,
+    RunSpec,
     ScenarioError,
     Stretch,
     WorkloadSpec,
@@ -104,6 +106,11 @@ def checked_faults(faults: FaultSpec, source: Source) -> FaultSpec:
     if faults.slow_worker < 1:
         raise ScenarioError(f"{source}: [faults] slow_worker = {faults.slow_worker} is a slow-down; use 1 or more")
     return faults
+
+
+def checked_run(run: RunSpec, source: Source) -> RunSpec:
+    _check_choice(run.speculation, SPECULATION, f"{source}: [run] speculation")
+    return run
 
 
 def _nearest(word: str, known: tuple[str, ...], else_say: str) -> str:

@@ -9,6 +9,8 @@ RECORDED_KINDS = ("claude-code", "mooncake", "azure", "otel", "recorded")
 TIMED_KINDS = ("mooncake", "azure", "otel", "recorded")  # their recordings say when pipelines arrived
 MODEL_KINDS = ("claude-code", "otel", "recorded")  # their recordings name the models that were called
 ARRIVALS = ("poisson", "gamma", "bursty", "trace")
+# All at once and said to the fabric, all at once as plain calls, or one after the other.
+SPECULATION = ("managed", "unmanaged", "off")
 DEFAULT_CONCURRENCY = 64
 DEFAULT_SLO_STRETCH = 3.0
 
@@ -103,7 +105,10 @@ class FaultSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:
+    """[run]. `speculation`: what clients do with attempts and guesses (`SPECULATION`)."""
+
     policies: tuple[str, ...] = ("round-robin", "session-affinity", "fabric")
+    speculation: str = "managed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from amf.core.policy.interface import Policies
 from amf.core.state.profiles import Profiles
 from amf.core.types import Worker
 from amf.sim.calibration import Calibration
+from amf.sim.in_turn import workload_in_turn
 from amf.sim.loop import Faults, Outage, Simulation
 from amf.sim.misled import Misled
 from amf.sim.optimum import Bounds, belady_hit_ratio, bounds_of
@@ -41,7 +42,8 @@ class Case:
     """`policy` is what reports call it. `bundle`: the choices, where they are not those of the bundle of that name.
     `config`: keys of FabricConfig that are set otherwise than by default, on top of the scenario's [fabric].
     `error_sigma`: how wrong every prediction about one call is (`sim/misled.py`). `calibrated`: hold what the fabric states of
-    remaining paths against what they took (`sim/calibration.py`); the report then has `calibration`."""
+    remaining paths against what they took (`sim/calibration.py`); the report then has `calibration`. `speculation`: how clients
+    play pipelines with groups and guesses, where it is not as the scenario says."""
 
     policy: str
     seed: int
@@ -49,11 +51,13 @@ class Case:
     config: tuple[tuple[str, float], ...] = ()
     error_sigma: float = 0.0
     calibrated: bool = False
+    speculation: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A case as it went. The report has `call_imbalance` and `notes` beside the fields of `sim/report.py`."""
+    """A case as it went; `workload` is what was played. The report has `call_imbalance` and `notes` beside the fields of
+    `sim/report.py`."""
 
     report: Report
     workload: Workload
@@ -62,12 +66,14 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Prepared:
-    """What the cases of one seed share."""
+    """What the cases of one seed share; in the second form, for clients that do not speculate."""
 
     workload: Workload
+    ideal_cached: Mapping[tuple[str, int], int]
+    in_turn: Workload
+    ideal_in_turn: Mapping[tuple[str, int], int]
     workers: tuple[Worker, ...]
     faults: Faults
-    ideal_cached: Mapping[tuple[str, int], int]
     bounds: Bounds
 
 
@@ -109,7 +115,10 @@ def cases_of(policies: Sequence[str], seeds: Sequence[int], where: str) -> list[
 def play(scenario: Scenario, case: Case, watch: Watch) -> Outcome:
     """Run one case to its end. Raises ScenarioError if the workload cannot be built."""
     prepared = _prepared(replace(scenario, fabric=(), run=RunSpec()), case.seed)
-    workload = prepared.workload
+    way = case.speculation or scenario.run.speculation
+    workload, ideal_cached = prepared.workload, prepared.ideal_cached
+    if way == "off":
+        workload, ideal_cached = prepared.in_turn, prepared.ideal_in_turn
     calls = sum(len(plan.calls) for plan in workload.pipelines)
     config = replace(FabricConfig(), **dict((*scenario.fabric, *case.config)))
     policies = case.bundle or policies_named(case.policy)
@@ -118,11 +127,15 @@ def play(scenario: Scenario, case: Case, watch: Watch) -> Outcome:
         profiles = Misled(profiles, case.error_sigma, case.seed)
     fabric = _Watched(config, profiles, policies, watch, calls)
     fabric.calibration = Calibration(config, profiles) if case.calibrated else None
-    simulation = Simulation(fabric, prepared.workers, workload, prepared.faults)
+    simulation = Simulation(fabric, prepared.workers, workload, prepared.faults, managed=way == "managed")
     records = simulation.run()
-    hits = belady_hit_ratio(workload, prepared.workers, served_order(records))
-    bounds = replace(prepared.bounds, belady_hit_ratio=hits)
-    context = replace(_context(scenario, case, prepared, simulation.now_s), bounds=bounds)
+    speculates = any(plan.speculates for plan in workload.pipelines)
+    hits = None if speculates else belady_hit_ratio(workload, prepared.workers, served_order(records))
+    context = replace(
+        _context(scenario, case, prepared, simulation.now_s),
+        ideal_cached=ideal_cached,
+        bounds=replace(prepared.bounds, belady_hit_ratio=hits),
+    )
     report = summarise(records, context)
     notes = [*workload.notes, *_without_effect(scenario.faults, policies)]
     beyond: Report = {"call_imbalance": _call_imbalance(records, prepared.workers), "notes": notes}
@@ -164,11 +177,14 @@ def _prepared(scenario: Scenario, seed: int) -> _Prepared:
     workload = build(scenario.workload, pools, seed)
     block_tokens = workload.pipelines[0].calls[0].prompt.block_tokens
     workers = tuple(replace(worker, block_tokens=block_tokens) for worker in pool_workers(pools))
+    in_turn, ideal_cached = workload_in_turn(workload), ideal_cached_by_call(workload)
     return _Prepared(
         workload=workload,
+        ideal_cached=ideal_cached,
+        in_turn=in_turn,
+        ideal_in_turn=ideal_cached if in_turn is workload else ideal_cached_by_call(in_turn),
         workers=workers,
         faults=faults_of(scenario.faults, workload, workers),
-        ideal_cached=ideal_cached_by_call(workload),
         bounds=bounds_of(workload, workers),
     )
 
@@ -182,7 +198,6 @@ def _context(scenario: Scenario, case: Case, prepared: _Prepared, duration_s: fl
         duration_s=duration_s,
         gpus=sum(pool.workers * pool.tensor_parallel for pool in pools),
         dollars_per_hour=sum(worker.profile.dollars_per_hour for worker in prepared.workers),
-        ideal_cached=prepared.ideal_cached,
         kv_bytes_per_token={worker.pool: worker.profile.kv_bytes_per_token for worker in prepared.workers},
     )
 

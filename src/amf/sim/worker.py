@@ -166,6 +166,18 @@ class SimWorker:
         ahead = self._flight.done(now_s) - self._flight.booked if isinstance(self._flight, QuietRun) else 0
         return live.offset + self._scheduler.lockstep.tick + ahead
 
+    def spent(self, request_id: str, now_s: float) -> int:
+        """Tokens that were produced for it by `now_s`, and computed with the iteration in flight, but for what the cache gave;
+        recomputation after a preemption is not counted. 0 for a request that is unknown, or has not started."""
+        self._reach(now_s)
+        live, flight = self._live.get(request_id), self._flight
+        if live is None or live.cached_tokens < 0:
+            return 0
+        if live.phase >= 0 or live.produced:
+            return live.request.prompt_tokens - live.cached_tokens + self.progress(request_id, now_s)
+        ahead = flight.begun(now_s) - flight.booked if isinstance(flight, QuietRun) and live.seq >= 0 else 0
+        return max(0, live.computed + self._scheduler.tokens_ahead(ahead) - live.cached_tokens)
+
     def clear_cache(self, now_s: float) -> bool:
         """Forget all cached blocks. False, and nothing forgotten, while any block is in use."""
         self._reach(now_s)

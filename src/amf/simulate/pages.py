@@ -49,7 +49,7 @@ def _call(record: CallRecord, plan: CallPlan) -> CallRun:
         first_s=first_s,
         end_s=record.end_s,
         answer=Answer(
-            outcome=record.status,
+            outcome="refused" if record.status == "cancelled" else record.status,
             sent_s=record.start_s,
             end_s=record.end_s,
             code=record.error,

@@ -15,6 +15,7 @@ from statistics import pstdev
 
 from amf.core.graph import CallGraph
 from amf.core.path import Correlation, HopTime, Samples, score
+from amf.sim.in_turn import in_turn
 from amf.sim.scenario import PoolSpec, ScenarioError, pool_workers
 from amf.sim.workload.declared import read_graph
 from amf.sim.workload.graphs import GRAPHS, built_in, draw_graph
@@ -84,10 +85,11 @@ def template_of(name: str) -> tuple[Template, tuple[PoolSpec, ...]]:
 
 
 def drawn(name: str, count: int, seed: int) -> Observed:
-    """`count` pipelines of a graph. Raises ScenarioError if there is no such graph, or a pool is no known model."""
+    """`count` pipelines of a graph, which do one thing after the other. Raises ScenarioError if there is no such graph, or a
+    pool is no known model."""
     template, fleet = template_of(name)
     profiles = fastest_profiles(pool_workers(fleet))
-    plans = draw_graph(template, count, 1.0, Random(f"pipelines/{seed}"))
+    plans = [in_turn(plan) for plan in draw_graph(template, count, 1.0, Random(f"pipelines/{seed}"))]
     pipelines = [
         [
             Took(call.hop, call.gap_s + alone_s, call.parents)
@@ -97,7 +99,8 @@ def drawn(name: str, count: int, seed: int) -> Observed:
     ]
     where = ", ".join(f"{pool.model} on {pool.tensor_parallel} {pool.gpu}" for pool in fleet)
     source = f"{count} pipelines drawn, each call alone by the cost model: {where}"
-    return _checked(Observed(graph=template.call_graph(), source=source, pipelines=pipelines, fleet=fleet))
+    graph = template.graph_in_turn() or template.call_graph()
+    return _checked(Observed(graph=graph, source=source, pipelines=pipelines, fleet=fleet))
 
 
 def recorded(path: Path, graph_name: str | None) -> Observed:

@@ -15,8 +15,8 @@ in docs/speculation.md, which priced the whole externality and refused likely pr
 
 from amf.core.cost import decode_iteration_s
 from amf.core.decisions import Because
-from amf.core.policy.interface import Order, Placement, PoolView, View
-from amf.core.policy.ordering import LAST_S
+from amf.core.policy.interface import Placement, PoolView, View
+from amf.core.policy.ordering import LAST_S, renewed_slack
 from amf.core.policy.routing import HELD_AS_BEFORE, held
 from amf.core.state.outcomes import needed_odds
 from amf.core.state.pipelines import CallState
@@ -31,14 +31,10 @@ def odds_of(state: CallState, view: View) -> float:
     return needed_odds(pipeline, state.call.branch, view.outcomes, view.now_s, view.config.branch_patience_s)
 
 
-def behind(order: Order) -> Order:
-    """The order, with speculation behind all that is needed."""
-
-    def latest_start_s(state: CallState, due_s: float | None, view: View) -> float:
-        start_s = order(state, due_s, view)
-        return start_s + LAST_S if state.call.branch and odds_of(state, view) < 1.0 else start_s
-
-    return latest_start_s
+def needed_first(state: CallState, due_s: float | None, view: View) -> float:
+    """The fabric's order, with speculation behind all that is needed."""
+    latest_start_s = renewed_slack(state, due_s, view)
+    return latest_start_s + LAST_S if state.call.branch and odds_of(state, view) < 1.0 else latest_start_s
 
 
 def always(state: CallState, placement: Placement, view: PoolView) -> Placement:

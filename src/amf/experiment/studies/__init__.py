@@ -18,6 +18,7 @@ from amf.experiment.studies import (
     scale,
     sessions,
     slo_scale,
+    speculation,
     staleness,
     tiers,
 )
@@ -34,6 +35,7 @@ _MODULES: Mapping[str, ModuleType] = {
     "deadlines": deadlines,
     "slo-scale": slo_scale,
     "calibration": calibration,
+    "speculation": speculation,
     "ablation": ablation,
     "estimator-error": estimator_error,
     "staleness": staleness,

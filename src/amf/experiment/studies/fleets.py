@@ -8,6 +8,7 @@ from amf.core.policy.bundles import BUNDLES
 from amf.experiment.study import OURS, Options
 from amf.sim.scenario import Scenario, scenario_from_dict
 from amf.sim.workload.chat import REQUESTS_PER_S
+from amf.sim.workload.template import fleet
 
 LARGE = "llama-3.3-70b"
 # Who contends where memory is short or load is high; the study `rivals` has all.
@@ -39,6 +40,15 @@ def dag(graph: str, load: float, pipelines: int, arrival: str = "bursty", **tabl
     """A built-in graph on its own fleet, in an open loop; deadlines of three times the pipeline alone."""
     workload = {"kind": "graph", "graph": graph, "pipelines": pipelines, "load": load, "arrival": arrival}
     return scenario_from_dict({"workload": workload, **tables}, f"{graph}.toml")
+
+
+def mixed(graph: str, load: float, pipelines: int, **workers: int) -> Scenario:
+    """A built-in graph and as many plain chain-3 pipelines, at random times on one fleet (`workers` by role), with time enough
+    that nobody is refused."""
+    parts = [{"kind": "graph", "graph": each} for each in (graph, "chain-3")]
+    workload = {"kind": "mix", "pipelines": pipelines, "load": load, "slo_stretch": 100.0, "mix": parts}
+    pools = [{"model": pool.model, "workers": pool.workers} for pool in fleet(**workers)]
+    return scenario_from_dict({"workload": workload, "pool": pools}, f"{graph}.toml")
 
 
 def with_slack(scenario: Scenario, scale: float = 1.0) -> Scenario:

@@ -1,4 +1,5 @@
-"""A scenario's [workload] becomes pipelines: drawn or read, checked against the fleet, given arrivals and deadlines."""
+"""A scenario's [workload] becomes pipelines: drawn or read, checked against the fleet, given arrivals and deadlines. Those of
+pipelines that speculate are reckoned as if they did one thing after the other."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,6 +7,7 @@ from pathlib import Path
 from random import Random
 
 from amf.core.types import Worker
+from amf.sim.in_turn import in_turn, workload_in_turn
 from amf.sim.plan import PipelinePlan, Workload
 from amf.sim.scenario import PoolSpec, Scenario, ScenarioError, WorkloadSpec, pool_workers
 from amf.sim.scenario_spec import DEFAULT_SLO_STRETCH, Stretch
@@ -44,6 +46,7 @@ def build(spec: WorkloadSpec, pools: Sequence[PoolSpec], seed: int | None = None
         concurrency=spec.concurrency,
         seed=seed,
         graphs=drawn.graphs,
+        graphs_in_turn=drawn.graphs_in_turn,
         notes=drawn.notes,
     )
     return _with_arrivals(spec, workload, fleet, Random(f"arrivals/{seed}"))
@@ -83,7 +86,7 @@ def _with_deadlines(
     profiles = fastest_profiles(fleet)
     plans: list[PipelinePlan] = []
     for pipeline in pipelines:
-        alone_s = standalone_s(pipeline, profiles)
+        alone_s = standalone_s(in_turn(pipeline), profiles)
         slo_s = spec.slo_s
         if slo_s is None and spec.slo_stretch is not None:
             slo_s = _stretch(spec.slo_stretch, stretches) * alone_s
@@ -105,7 +108,8 @@ def _with_arrivals(spec: WorkloadSpec, workload: Workload, fleet: Sequence[Worke
     else:
         rate_per_s = spec.rate_per_s
         if rate_per_s is None:
-            saturation = saturation_rate_per_s(workload, fleet, ideal_cached_by_call(workload))
+            plain = workload_in_turn(workload)
+            saturation = saturation_rate_per_s(plain, fleet, ideal_cached_by_call(plain))
             rate_per_s = (spec.load or 0.0) * saturation
             note = f"load {spec.load:g} of an estimated {saturation:.4g} pipelines/s"
             workload = replace(workload, notes=(*workload.notes, note))

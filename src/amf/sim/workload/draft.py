@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 
 from amf.core.types import CallKind
-from amf.sim.plan import CallPlan, PipelinePlan, PromptPlan
+from amf.sim.plan import CallPlan, GroupPlan, GuessPlan, PipelinePlan, PromptPlan
 from amf.sim.workload.blocks import SHARED_BLOCKS, Run, merged
 from amf.sim.workload.draws import LogNormal, LogUniform
 
@@ -66,6 +66,8 @@ class Draft:
         self._difficulty = LogNormal(1.0, DIFFICULTY_SIGMA).draw(rng)
         self._next_id = SHARED_BLOCKS
         self._calls: list[CallPlan] = []
+        self.groups: list[GroupPlan] = []
+        self.guesses: list[GuessPlan] = []
 
     def thread(self, static: str) -> Thread:
         return Thread((self._statics[static],))
@@ -73,6 +75,10 @@ class Draft:
     def text(self, length: Length) -> Run:
         """New context text (a task, retrieved documents) of a drawn length."""
         return self._fresh(length.draw(self.rng, self._scale))
+
+    def like(self, reply: Reply) -> Run:
+        """New text, as long as the reply's."""
+        return self._fresh(reply.text[1] * BLOCK_TOKENS)
 
     def ask(self, hop: str, shape: Shape, thread: Thread, after: Iterable[Reply] = ()) -> Reply:
         """Draw one call of `hop` on `thread`, ready when all of `after` have finished and its tool time is over."""
@@ -106,7 +112,15 @@ class Draft:
         return self.rng.random() < probability
 
     def pipeline(self) -> PipelinePlan:
-        return PipelinePlan(pipeline_id=self._identity, graph=self._graph, calls=tuple(self._calls), declared=True)
+        return PipelinePlan(
+            pipeline_id=self._identity,
+            graph=self._graph,
+            calls=tuple(self._calls),
+            declared=True,
+            groups=tuple(self.groups),
+            guesses=tuple(self.guesses),
+            speculates=bool(self.groups or self.guesses),
+        )
 
     def _fresh(self, tokens: float) -> Run:
         blocks = max(1, round(tokens / BLOCK_TOKENS)) if tokens > 0 else 0

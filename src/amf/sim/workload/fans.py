@@ -120,7 +120,7 @@ def _tree(draft: Draft) -> None:
         thread, after = draft.rng.choice(options).thread, [score]
 
 
-def _tree_edges() -> tuple[Edge, ...]:
+def tree_edges() -> tuple[Edge, ...]:
     edges: list[Edge] = []
     for level in range(1, LEVELS + 1):
         options = numbered(f"expand{level}", EXPANSIONS)
@@ -194,7 +194,7 @@ FANS = (
         about="three levels of three expansions, scored, the best continued",
         shapes=TREE,
         statics={"expand": 1_200, "score": 800},
-        edges=_tree_edges(),
+        edges=tree_edges(),
         fleet=fleet(large=4, small=1),
         draw=_tree,
         groups=tuple(

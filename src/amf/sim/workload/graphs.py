@@ -8,9 +8,10 @@ from amf.sim.scenario import ScenarioError
 from amf.sim.workload.chains import CHAINS
 from amf.sim.workload.draft import Draft, static_runs
 from amf.sim.workload.fans import FANS
+from amf.sim.workload.speculation import SPECULATING
 from amf.sim.workload.template import Template
 
-GRAPHS: dict[str, Template] = {template.name: template for template in (*CHAINS, *FANS)}
+GRAPHS: dict[str, Template] = {template.name: template for template in (*CHAINS, *FANS, *SPECULATING)}
 
 
 def built_in(name: str) -> Template:

@@ -30,10 +30,13 @@ Request = TypeVar("Request", RecordedRequest, RecordedLengths)
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
+    """`graphs` and `graphs_in_turn` as in `sim/plan.py`."""
+
     name: str
     pipelines: tuple[PipelinePlan, ...]
     notes: tuple[str, ...] = ()
     graphs: tuple[CallGraph, ...] = ()
+    graphs_in_turn: tuple[CallGraph, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +167,8 @@ def _graph(order: Order) -> Drawn:
         )
     plans = draw_graph(template, spec.pipelines, spec.scale_tokens, order.rng)
     notes = (f"SYNTHETIC pipelines: {template.about}", *_scaled(spec))
-    return Drawn(template.name, plans, notes, (template.call_graph(),))
+    in_turn = template.graph_in_turn()
+    return Drawn(template.name, plans, notes, (template.call_graph(),), (in_turn,) if in_turn else ())
 
 
 _KINDS: dict[str, Callable[[Order], Drawn]] = {

@@ -53,11 +53,12 @@ def blended(parts: Sequence[Part], drawn: Sequence[Drawn]) -> Drawn:
     notes = [f"a mix: {', '.join(counts)}"]
     notes += [f"{own.name}: {note}" for own in drawn for note in own.notes]
     graphs = {graph.name: graph for own in drawn for graph in own.graphs}
+    in_turn = {graph.name: graph for own in drawn for graph in own.graphs_in_turn}
     repeated = [name for name, times in Counter(own.name for own in drawn).items() if times > 1]
     if any(len({own.graphs for own in drawn if own.name == name}) > 1 for name in repeated):
         raise ScenarioError(f"[[workload.mix]] has different graphs named {', '.join(repeated)}; rename one")
     ordered = tuple(plan for _, plan in sorted(plans, key=lambda each: each[0]))
-    return Drawn("mix", ordered, tuple(notes), tuple(graphs.values()))
+    return Drawn("mix", ordered, tuple(notes), tuple(graphs.values()), tuple(in_turn.values()))
 
 
 def _own(plan: PipelinePlan, part: int, serial: Iterator[int]) -> PipelinePlan:

@@ -19,7 +19,8 @@ RERANK = "bge-reranker-v2-m3"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
     """A graph to draw from: shapes by hop, the declared graph's edges and groups, static texts (tokens), the fleet it runs on
-    unless the scenario has its own, and `draw`, which fills a Draft with one pipeline."""
+    unless the scenario has its own, and `draw`, which fills a Draft with one pipeline. `edges_in_turn`: the graph's edges,
+    which then has no groups, where a client that never speculates would declare others."""
 
     name: str
     about: str
@@ -29,6 +30,7 @@ class Template:
     fleet: tuple[PoolSpec, ...]
     draw: Callable[[Draft], None]
     groups: tuple[BranchGroup, ...] = ()
+    edges_in_turn: tuple[Edge, ...] = ()
     graph: CallGraph | None = None  # as a user declared it, tool hops included
 
     @property
@@ -37,9 +39,14 @@ class Template:
 
     def call_graph(self) -> CallGraph:
         """The graph as a client would declare it; a built-in one has median lengths as hints."""
-        if self.graph:
-            return self.graph
-        hops = tuple(
+        return self.graph or CallGraph(name=self.name, hops=self._hops(), edges=self.edges, branch_groups=self.groups)
+
+    def graph_in_turn(self) -> CallGraph | None:
+        """As a client would declare it that never speculates; None: no differently."""
+        return CallGraph(name=self.name, hops=self._hops(), edges=self.edges_in_turn) if self.edges_in_turn else None
+
+    def _hops(self) -> tuple[Hop, ...]:
+        return tuple(
             Hop(
                 name=name,
                 pool=shape.pool,
@@ -48,7 +55,6 @@ class Template:
             )
             for name, shape in self.shapes.items()
         )
-        return CallGraph(name=self.name, hops=hops, edges=self.edges, branch_groups=self.groups)
 
 
 def chain(*hops: str) -> tuple[Edge, ...]:
