@@ -11,7 +11,9 @@ from amf.core.decisions import Because, Decision, Refuse
 from amf.core.events import CallArrived, Event
 from amf.core.graph import GroupKind
 from amf.sim.in_turn import in_turn, tried, used
-from amf.sim.plan import AttemptPlan, PipelinePlan
+from amf.sim.plan import AttemptPlan, PipelinePlan, Workload
+from amf.sim.report import spent_tokens
+from amf.sim.reuse import note_reuse
 from speculating import WAYS, Heard, Sketch, play
 
 KINDS = (GroupKind.FIRST_SUCCESS, GroupKind.BEST_OF, GroupKind.QUORUM)
@@ -83,7 +85,9 @@ def test_every_call_ends_once_and_every_pipeline_completes(fabric: type[Heard], 
         played = {plan.pipeline_id: in_turn(plan) if way == "off" else plan for plan in mine}
         for each in records.pipelines:
             _check(way, played[each.pipeline], each.unused, Counter(_statuses(records.calls, each.pipeline)))
+        note_reuse(Workload(name="w", pipelines=tuple(played.values())), records)
         for call in records.calls:
+            assert 0 <= call.reused_tokens <= spent_tokens(call)
             assert call.status in ("ok", "cancelled") and call.start_s <= call.end_s
             assert call.status == "ok" or call.spent_tokens <= 48 * 16 + 900
 

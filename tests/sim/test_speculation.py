@@ -15,6 +15,7 @@ from amf.sim.in_turn import in_turn, workload_in_turn
 from amf.sim.optimum import bounds_of
 from amf.sim.plan import AttemptPlan, Workload
 from amf.sim.report import ReportContext, RunRecords, compare, spent_tokens, summarise
+from amf.sim.reuse import note_reuse
 from amf.sim.scenario import Scenario, ScenarioError, scenario_from_dict
 from amf.sim.study import Case
 from amf.sim.study import play as play_case
@@ -305,6 +306,32 @@ def test_wasted_is_what_nobody_used(way: str):
     ratio = sum(call.cached_tokens or 0 for call in kept) / sum(call.prompt_tokens for call in kept)
     assert made["speculation"]["hit_ratio"] == pytest.approx(ratio)
     assert compare(made, made)["speculation.own.p50"] == 1.0
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("outputs", "cancelled"), [((20, 60), False), ((900, 20), True)])
+def test_a_context_that_a_loser_left_to_the_winner_is_not_wasted(way: str, outputs: tuple[int, int], cancelled: bool):
+    """640 tokens that all prompts share; the first attempt computes them, the second finds them and is the one that is used."""
+    sketch = Sketch()
+    first, second = (sketch.call(f"try-{i}", output=output) for i, output in enumerate(outputs, start=1))
+    tried = [AttemptPlan(calls=(first,), succeeds=cancelled), AttemptPlan(calls=(second,), succeeds=True)]
+    sketch.group(FIRST, tried)
+    sketch.call("finish", first, second, output=2_000)
+    plan = sketch.plan()
+    records, _ = play(way, [plan], workers=1)
+    hops = by_hop(records)
+    if way == "off":
+        plan = in_turn(plan)
+    before = figures(records)["wasted_speculative_tokens"]
+    note_reuse(Workload(name="w", pipelines=(plan,)), records)
+    after = figures(records)["wasted_speculative_tokens"]
+    if way == "off" and cancelled:  # the first succeeds, and nothing else is tried
+        assert [*hops] == ["try-1", "finish"] and before == after == 0
+        return
+    assert hops["try-1"].status == ("cancelled" if cancelled and way == "managed" else "ok")
+    assert hops["try-2"].cached_tokens == 640 and hops["try-1"].cached_tokens == 0
+    assert before - after == hops["try-1"].reused_tokens == 640
+    assert hops["try-2"].reused_tokens == hops["finish"].reused_tokens == 0
 
 
 def test_a_managed_client_wastes_less():

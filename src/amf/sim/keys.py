@@ -46,7 +46,7 @@ class PromptKeys:
     def _keys(self, lane: tuple[str, str], prompt: PromptPlan) -> "array[int]":
         runs = owned_runs(prompt)
         before, known = self._lanes.get(lane, ([], array("q")))
-        keys = known[: _agreeing_blocks(before, runs)]
+        keys = known[: agreeing_blocks(before, runs)]
         skip, key = len(keys), keys[-1] if keys else 0
         for namespace, first, count in runs:
             if skip >= count:
@@ -66,7 +66,8 @@ def _counting(first: int, count: int) -> "array[int]":
     return numbers
 
 
-def _agreeing_blocks(one: list[tuple[str, int, int]], other: list[tuple[str, int, int]]) -> int:
+def agreeing_blocks(one: list[tuple[str, int, int]], other: list[tuple[str, int, int]]) -> int:
+    """Leading blocks that two prompts (as `owned_runs`) have in common."""
     blocks = 0
     for (namespace, first, count), (other_namespace, other_first, other_count) in zip(one, other, strict=False):
         if (namespace, first) != (other_namespace, other_first):

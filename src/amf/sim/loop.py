@@ -83,6 +83,7 @@ class _Running:
     worker: str = ""
     first_s: float | None = None
     spent_tokens: int = 0  # computed and made for it where it was cancelled
+    found_tokens: int | None = None  # and what the cache gave
 
 
 class Simulation:
@@ -334,7 +335,7 @@ class Simulation:
             worker=call.worker or None,
             ttft_s=ttft_s,
             prompt_tokens=call.prompt_tokens if finished else 0,
-            cached_tokens=finished.cached_tokens if finished else None,
+            cached_tokens=finished.cached_tokens if finished else call.found_tokens,
             output_tokens=finished.output_tokens if finished else 0,
             spent_tokens=call.spent_tokens,
             status=status,
@@ -349,7 +350,8 @@ class Simulation:
         """Note what was done for a call that goes without an answer."""
         worker = self.workers.get(call.worker)
         request_id = f"{call.live.plan.pipeline_id}/{call.plan.index}#{call.attempt}"
-        call.spent_tokens = worker.spent(request_id, self.now_s) if worker else 0
+        if worker is not None:
+            call.spent_tokens, call.found_tokens = worker.spent(request_id, self.now_s), worker.found(request_id)
 
     def _die(self, outage: Outage) -> None:
         """All that ran there breaks off now; the fabric hears of the worker's loss `detect_s` later."""

@@ -16,7 +16,8 @@ know is null, never guessed; a sum over nothing is 0.
 - `recomputed_tokens`: prefilled although the same pool had computed them before: ideal minus cached over all answered
   calls, at least 0. Taken over the sum, since which of two calls comes first with a shared prefix is a matter of timing.
 - `wasted_speculative_tokens`: computed and produced by calls whose work nobody used, whether they ended, were cancelled or were
-  still running: attempts that failed or lost, and wrong guesses. `speculation`: `needless_tokens` are those of them that a
+  still running: attempts that failed or lost, and wrong guesses; but for the context that they left to one that was used
+  (`sim/reuse.py`). `speculation`: `needless_tokens` are those of them that a
   client would not waste that does one thing after the other; `wasted_share` of all tokens computed and produced; `hit_ratio`
   of answered calls whose work was used; completion times of pipelines that speculate (`own`) and of the `others`. Null where
   none speculates.
@@ -51,7 +52,8 @@ Report = dict[str, Any]
 class CallRecord:
     """One call as it went. `pipeline` and `index` name its plan. `start_s` is when it was due (parents done, gap over),
     `ttft_s` the seconds from then to the first token. `cached_tokens` is None if the engine does not say. Cancelled: a branch
-    that has lost; `spent_tokens` were computed and produced for it until then."""
+    that has lost; `spent_tokens` were computed and produced for it until then. `reused_tokens`: what a call whose work nobody
+    used left to one that was (`sim/reuse.py`)."""
 
     pipeline: str
     index: int
@@ -65,6 +67,7 @@ class CallRecord:
     cached_tokens: int | None = None
     output_tokens: int = 0
     spent_tokens: int = 0
+    reused_tokens: int = 0
     status: CallStatus = "ok"
     attempts: int = 1
     error: str | None = None
@@ -159,7 +162,7 @@ def summarise(records: RunRecords, context: ReportContext) -> Report:
         **_tokens(answered, context),
         "wasted_speculative_tokens": context.wasted_speculative_tokens
         if wasted is None
-        else sum(spent_tokens(call) for call in wasted),
+        else sum(map(wasted_tokens, wasted)),
         "speculation": _speculation(records, answered, wasted),
         "gpu_s": context.gpus * context.duration_s,
         "cost_usd": context.dollars_per_hour * hours,
@@ -175,6 +178,11 @@ def spent_tokens(call: CallRecord) -> int:
     if call.status != "ok":
         return call.spent_tokens
     return call.prompt_tokens - (call.cached_tokens or 0) + call.output_tokens
+
+
+def wasted_tokens(call: CallRecord) -> int:
+    """Of a call whose work nobody used."""
+    return spent_tokens(call) - call.reused_tokens
 
 
 def served_order(records: RunRecords) -> list[tuple[str, int]]:
@@ -255,8 +263,8 @@ def _speculation(
     known = [(call.prompt_tokens, call.cached_tokens) for call in used if call.cached_tokens is not None]
     prompt_tokens = sum(prompt for prompt, _ in known)
     return {
-        "needless_tokens": sum(map(spent_tokens, needless)),
-        "wasted_share": sum(spent_tokens(call) for call in wasted) / all_tokens if all_tokens else None,
+        "needless_tokens": sum(map(wasted_tokens, needless)),
+        "wasted_share": sum(map(wasted_tokens, wasted)) / all_tokens if all_tokens else None,
         "hit_ratio": sum(cached for _, cached in known) / prompt_tokens if prompt_tokens else None,
         "own": spread([took_s for took_s, speculates in done if speculates]),
         "others": spread([took_s for took_s, speculates in done if not speculates]),
@@ -267,7 +275,7 @@ def _churn_bytes(wasted: Sequence[CallRecord] | None, context: ReportContext) ->
     width = context.kv_bytes_per_token
     if wasted is None or any(call.pool not in width for call in wasted):
         return context.churn_bytes
-    return float(sum(spent_tokens(call) * width[call.pool] for call in wasted))
+    return float(sum(wasted_tokens(call) * width[call.pool] for call in wasted))
 
 
 def _lateness_s(pipeline: PipelineRecord, slo_s: float) -> float:

@@ -30,6 +30,7 @@ from amf.sim.optimum import Bounds, belady_hit_ratio, bounds_of
 from amf.sim.oracle import Oracle
 from amf.sim.plan import Workload
 from amf.sim.report import Report, ReportContext, RunRecords, served_order, summarise
+from amf.sim.reuse import note_reuse
 from amf.sim.scenario import FaultSpec, RunSpec, Scenario, ScenarioError, pool_workers
 from amf.sim.workload import build, fleet_of, ideal_cached_by_call
 
@@ -129,6 +130,7 @@ def play(scenario: Scenario, case: Case, watch: Watch) -> Outcome:
     fabric.calibration = Calibration(config, profiles) if case.calibrated else None
     simulation = Simulation(fabric, prepared.workers, workload, prepared.faults, managed=way == "managed")
     records = simulation.run()
+    note_reuse(workload, records)
     speculates = any(plan.speculates for plan in workload.pipelines)
     hits = None if speculates else belady_hit_ratio(workload, prepared.workers, served_order(records))
     context = replace(

@@ -178,6 +178,11 @@ class SimWorker:
         ahead = flight.begun(now_s) - flight.booked if isinstance(flight, QuietRun) and live.seq >= 0 else 0
         return max(0, live.computed + self._scheduler.tokens_ahead(ahead) - live.cached_tokens)
 
+    def found(self, request_id: str) -> int | None:
+        """Prompt tokens that the cache gave it; None for a request that is unknown, or has not started."""
+        live = self._live.get(request_id)
+        return None if live is None or live.cached_tokens < 0 else live.cached_tokens
+
     def clear_cache(self, now_s: float) -> bool:
         """Forget all cached blocks. False, and nothing forgotten, while any block is in use."""
         self._reach(now_s)
