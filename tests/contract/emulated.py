@@ -11,7 +11,7 @@ from amf.engines.options import EngineLimits, EngineOptions
 from contract.under_test import CHAT, COMPLETIONS, EngineUnderTest
 from real.process import Command, free_ports, running
 
-MODEL_NAME, SLOTS, BLOCK_TOKENS, KV_TOKENS = "tiny", 2, 32, 4096
+MODEL_NAME, SLOTS, BLOCK_TOKENS, KV_TOKENS = "tiny", 2, 32, 8192
 FLAGS = (
     *("--served-model-name", MODEL_NAME, "--max-num-seqs", str(SLOTS), "--block-size", str(BLOCK_TOKENS)),
     *("--kv-tokens", str(KV_TOKENS), "--time-scale", "0.5"),
@@ -52,7 +52,7 @@ def emulated(folder: Path, *, advised: bool = True) -> Iterator[EngineUnderTest]
                 capabilities=capabilities,
             ),
             slots=SLOTS,
-            long_tokens=3_500,
+            long_tokens=7_500,
             counts_by_tokens=BLOCK_TOKENS,
             reset_path="/reset_prefix_cache",
             usage_unasked=(COMPLETIONS, CHAT) if advised else (),

@@ -10,7 +10,7 @@ import pytest
 
 from amf.engines.engine import Capabilities, EngineInfo
 from amf.engines.options import EngineLimits, EngineOptions
-from contract.emulated import emulated
+from contract.emulated import KV_TOKENS, emulated
 from contract.engine_suite import EngineContract
 from contract.refusals import REFUSED, refused
 from contract.under_test import CHAT, COMPLETIONS, Answer, EngineUnderTest, bare, prompt
@@ -32,10 +32,10 @@ ALIKE: dict[str, tuple[str, dict[str, Any]]] = {
     "several prompts": (COMPLETIONS, SOME | {"prompt": [prompt("one", 100), prompt("other", 70)], "n": 2}),
     "several prompts, streamed": (COMPLETIONS, SOME | {"prompt": [[5] * 50, [6] * 70], "stream": True}),
     "several prompts, one empty": (COMPLETIONS, SOME | {"prompt": [[5] * 50, []]}),
-    "up to the end": (COMPLETIONS, SOME | {"prompt": prompt("end", 4_095)}),
+    "up to the end": (COMPLETIONS, SOME | {"prompt": prompt("end", KV_TOKENS - 1)}),
     "beyond the end": (COMPLETIONS, SOME | {"prompt": prompt("end", 4_000), "max_tokens": 200}),
     "beyond the end, unsaid": (COMPLETIONS, SOME | {"prompt": prompt("end", 4_090), "max_tokens": None}),
-    "as long as the context": (COMPLETIONS, SOME | {"prompt": prompt("end", 4_096)}),
+    "as long as the context": (COMPLETIONS, SOME | {"prompt": prompt("end", KV_TOKENS)}),
     "too short at the end": (
         COMPLETIONS,
         SOME | {"prompt": prompt("end", 4_090), "min_tokens": 50, "max_tokens": None},
@@ -73,7 +73,7 @@ ALIKE: dict[str, tuple[str, dict[str, Any]]] = {
 class TestVllm(EngineContract):
     @pytest.fixture(scope="class")
     def under_test(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineUnderTest]:
-        setup = Setup(kv_blocks=513, max_running=2, token_budget=512, scheduling="priority")
+        setup = Setup(kv_blocks=KV_TOKENS // 32 + 1, max_running=2, token_budget=512, scheduling="priority")
         with vllm(setup, tmp_path_factory.mktemp("vllm")) as server:
             yield EngineUnderTest(
                 url=server.url,
@@ -95,7 +95,7 @@ class TestVllm(EngineContract):
                     ),
                 ),
                 slots=setup.max_running,
-                long_tokens=14_000,
+                long_tokens=7_500,
                 counts_by_tokens=setup.block_tokens,
                 reset_path="/reset_prefix_cache",
             )
